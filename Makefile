@@ -1,0 +1,87 @@
+# `make book` and `make test` need Python 3.11 and nothing else: each makes its environment first.
+# pip is used as you configured it: to get the CPU build of torch, set PIP_EXTRA_INDEX_URL to its index.
+
+PROFILE ?= cpu
+VENV ?= .venv
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+    $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+    && { echo $$python; break; }; done)
+
+BIN := $(VENV)/bin
+BUILD := $(BIN)/python book/build.py
+INSTALLED := $(VENV)/.ntklc-installed
+HTML := book/_build/html/index.html
+
+CHAPTERS := $(basename $(notdir $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))))
+EXECUTED := $(CHAPTERS:%=book/notebooks/%.ipynb)
+PAGES := $(shell find book -type f -not -path 'book/notebooks/*' -not -path 'book/_build/*' \
+    -not -name '*.py' -not -path '*/.*' -not -path '*/__pycache__/*')
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help env book parameters test lab bench lint clean FORCE
+MAKEFLAGS += --no-builtin-rules
+
+help:
+	@echo "make book   run the chapters and build the book (PROFILE=smoke, cpu or gpu; now $(PROFILE))"
+	@echo "make test   run the tests, which also build the whole book in the smoke profile"
+	@echo "make lab    open the chapters' sources in JupyterLab"
+	@echo "make bench  run the benchmarks"
+	@echo "make lint   check style and formatting, and that notebooks are stored without outputs"
+	@echo "make env    make the environment in VENV=$(VENV) from the lock"
+	@echo "make clean  remove what the build made; the environment stays"
+
+# The stamp holds the lock and the project file it was installed from, so that neither a fresh
+# checkout nor a copy of the folder reinstalls what is already right.
+UP_TO_DATE := $(shell cat constraints.txt pyproject.toml | cmp -s - $(INSTALLED) \
+    && $(BIN)/python -c '' 2>/dev/null && echo yes)
+
+env: $(INSTALLED)
+
+$(INSTALLED): $(if $(UP_TO_DATE),,FORCE)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+	    test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found: install it," \
+	        "or name it with PYTHON=/path/to/python3.11" >&2; exit 1; }; \
+	    $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	        echo "PYTHON=$(PYTHON) must be Python 3.11 or newer" >&2; exit 1; }; \
+	    $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no venv module:" \
+	        "install it (on Debian and Ubuntu the package python3-venv)" >&2; exit 1; }; \
+	    rm -f $(BIN)/python*; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing the locked environment into $(VENV); the first time this takes some minutes"
+	@$(BIN)/python -m pip install -qq --progress-bar off --disable-pip-version-check \
+	    -c constraints.txt -e '.[book,test]'
+	@cat constraints.txt pyproject.toml > $@
+
+book: $(HTML)
+	@echo "The book: $(HTML)"
+
+# Rewrites build/parameters/CHAPTER.json only where the profile or that chapter's values changed.
+parameters: | $(INSTALLED)
+	@$(BUILD) parameters $(PROFILE)
+
+$(CHAPTERS:%=build/parameters/%.json): parameters ;@:
+
+$(EXECUTED): book/notebooks/%.ipynb: notebooks/%.ipynb build/parameters/%.json \
+    $(wildcard ntklc_helpers/*.py)
+	@$(BUILD) chapter $*
+
+$(HTML): $(EXECUTED) $(PAGES) _config.yml | $(INSTALLED)
+	@$(BUILD) pages
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lab: $(INSTALLED)
+	$(BIN)/python -m jupyterlab --LabApp.default_url=/lab/tree/notebooks
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks
+
+lint: $(INSTALLED)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(if $(CHAPTERS),$(BIN)/python -m nbstripout --verify $(CHAPTERS:%=notebooks/%.ipynb))
+
+clean:
+	rm -rf build book/_build book/notebooks .hypothesis .pytest_cache .ruff_cache

@@ -1,0 +1,417 @@
+"""`make book`: the whole book in the smoke profile, and how the build behaves when things happen.
+
+The behaviours are shown on a small book of two short chapters, written by the tests.
+"""
+
+import errno
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+NOT_COPIED = shutil.ignore_patterns(
+    *(".*cache", ".git", ".hypothesis", ".venv", "__pycache__", "_build", "build"),
+    *([Path(sys.prefix).name] if ROOT in Path(sys.prefix).parents else []),
+)
+
+
+def environment(**changes):
+    """Ours, without the data, and without what a surrounding make hands down."""
+    dropped = ("NTKLC_DATA", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
+    return {k: v for k, v in os.environ.items() if k not in dropped} | changes
+
+
+def command(*arguments):
+    # Not to be remade: the tests run in the environment there is.
+    made = f"{sys.prefix}/.ntklc-installed"
+    return ["make", f"VENV={sys.prefix}", "-o", made, *arguments]
+
+
+def make(folder, *arguments, **changes):
+    return subprocess.run(
+        command(*arguments),
+        cwd=folder,
+        env=environment(**changes),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def chapters_run(result):
+    return re.findall(r"^\[\d/\d\] (\w+)", result.stdout, re.MULTILINE)
+
+
+# --- the book itself
+
+
+def copy_of_the_tree(target):
+    """What a checkout holds, with the changes not yet committed."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    names = listed.stdout.split("\0")
+    if "Makefile" not in names:  # no git, or a folder that git knows nothing of
+        shutil.copytree(ROOT, target, ignore=NOT_COPIED)
+        shutil.rmtree(target / "book/notebooks", ignore_errors=True)
+        return
+    for name in filter(None, names):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, target / name)
+
+
+@pytest.fixture(scope="session")
+def smoke_book(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("smoke") / "book"
+    copy_of_the_tree(folder)
+    result = make(folder, "book", "PROFILE=smoke")
+    assert result.returncode == 0, result.stdout
+    return folder, result
+
+
+CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+def test_the_book_is_built_without_a_warning(smoke_book):
+    folder, result = smoke_book
+    assert chapters_run(result) == CHAPTERS
+    html = folder / "book/_build/html"
+    toc = yaml.safe_load((ROOT / "book/_toc.yml").read_text())
+    pages = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    for page in [toc["root"], *pages]:
+        assert (html / f"{page}.html").is_file(), page
+    assert [page for page in pages if page.startswith("notebooks/")] == [
+        f"notebooks/{stem}" for stem in CHAPTERS
+    ]
+
+
+@pytest.mark.parametrize("stem", CHAPTERS)
+def test_the_chapter_ran_and_is_shown(smoke_book, stem):
+    folder, _ = smoke_book
+    notebook = nbformat.read(folder / f"book/notebooks/{stem}.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    # Neither warnings nor progress bars: both would show this machine, not the chapter.
+    assert not any(output.get("name") == "stderr" for output in outputs)
+    assert "widgets" not in notebook.metadata
+    page = (folder / f"book/_build/html/notebooks/{stem}.html").read_text()
+    assert page.count("<img") >= sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_building_again_does_nothing(smoke_book):
+    folder, _ = smoke_book
+    before = {path: path.stat().st_mtime_ns for path in (folder / "book").rglob("*")}
+    result = make(folder, "book", "PROFILE=smoke")
+    assert result.stdout == "The book: book/_build/html/index.html\n"
+    assert {path: path.stat().st_mtime_ns for path in (folder / "book").rglob("*")} == before
+
+
+@pytest.mark.parametrize("stem", CHAPTERS)
+def test_the_source_is_stored_without_outputs(stem):
+    notebook = json.loads((ROOT / f"notebooks/{stem}.ipynb").read_text())
+    for cell in notebook["cells"]:
+        assert not cell.get("outputs") and not cell.get("execution_count")
+
+
+@pytest.mark.parametrize("profile", ["smoke", "cpu", "gpu"])
+def test_every_profile_fits_the_chapters(profile, build_steps, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert sorted(build_steps.read_profile(profile)) == CHAPTERS
+
+
+# --- a small book
+
+
+def write_chapter(folder, stem, code, parameters="size = 1"):
+    tagged = nbformat.v4.new_code_cell(parameters, id="parameters")
+    tagged.metadata["tags"] = ["parameters"]
+    title = nbformat.v4.new_markdown_cell(f"# {stem}", id="title")
+    cells = [title, tagged, *(nbformat.v4.new_code_cell(c, id=f"code{i}") for i, c in code)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / f"notebooks/{stem}.ipynb")
+
+
+def write_profile(folder, name, **chapters):
+    (folder / f"notebooks/profiles/{name}.yaml").write_text(yaml.safe_dump(chapters))
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """A small book, built once."""
+    folder = tmp_path_factory.mktemp("small") / "with a space"
+    (folder / "notebooks/profiles").mkdir(parents=True)
+    (folder / "book").mkdir()
+    (folder / "ntklc_helpers").mkdir()
+    for name in ("Makefile", "_config.yml", "pyproject.toml", "constraints.txt"):
+        shutil.copyfile(ROOT / name, folder / name)
+    for name in ("build.py", "references.bib"):
+        shutil.copyfile(ROOT / "book" / name, folder / "book" / name)
+    (folder / "ntklc_helpers/__init__.py").write_text("unit = 10\n")
+    (folder / "book/intro.md").write_text("# A small book\n")
+    files = [{"file": "notebooks/01_first"}, {"file": "notebooks/02_second"}]
+    (folder / "book/_toc.yml").write_text(
+        yaml.safe_dump({"format": "jb-book", "root": "intro", "chapters": files})
+    )
+    write_chapter(folder, "01_first", enumerate(["print('first', size)"]))
+    write_chapter(
+        folder,
+        "02_second",
+        enumerate(["from ntklc_helpers import unit", "print('second', size * unit)"]),
+    )
+    for name, size in (("smoke", 2), ("cpu", 3)):
+        write_profile(folder, name, **{"01_first": {"size": size}, "02_second": {"size": size}})
+    result = make(folder, "book", "PROFILE=smoke")
+    assert result.returncode == 0, result.stdout
+    assert chapters_run(result) == STEMS
+    return folder
+
+
+@pytest.fixture
+def small(built, tmp_path):
+    """A copy of the built small book, with its times."""
+    return Path(shutil.copytree(built, tmp_path / "a book", copy_function=shutil.copy2))
+
+
+def output_of(folder, stem):
+    notebook = nbformat.read(folder / f"book/notebooks/{stem}.ipynb", as_version=4)
+    return "".join(o.text for c in notebook.cells for o in c.get("outputs", []) if "text" in o)
+
+
+STEMS = ["01_first", "02_second"]
+EXECUTED = [f"book/notebooks/{stem}.ipynb" for stem in STEMS]
+
+
+def outcome(folder, profile="smoke", targets=EXECUTED):
+    """Chapters that ran, without the pages unless asked for, and what each then prints."""
+    result = make(folder, *targets, f"PROFILE={profile}")
+    assert result.returncode == 0, result.stdout
+    return chapters_run(result), [output_of(folder, stem) for stem in STEMS]
+
+
+def test_only_what_changed_runs_again(small):
+    assert outcome(small, targets=["book"]) == ([], ["first 2\n", "second 20\n"])
+    write_profile(small, "smoke", **{"01_first": {"size": 2}, "02_second": {"size": 5}})
+    assert outcome(small) == (["02_second"], ["first 2\n", "second 50\n"])
+    write_chapter(small, "01_first", enumerate(["print('changed', size)"]))
+    assert outcome(small, targets=["book"]) == (["01_first"], ["changed 2\n", "second 50\n"])
+    for stem, text in (("01_first", "changed 2"), ("02_second", "second 50")):
+        assert text in (small / f"book/_build/html/notebooks/{stem}.html").read_text()
+
+
+def test_another_profile_runs_every_chapter_again(small):
+    assert outcome(small, "cpu") == (STEMS, ["first 3\n", "second 30\n"])
+
+
+def test_a_changed_package_runs_every_chapter_again_and_the_same_run_gives_the_same_pages(small):
+    def pages():
+        html = small / "book/_build/html"
+        return {p.relative_to(html): p.read_bytes() for p in html.rglob("*") if p.is_file()}
+
+    before = pages()
+    (small / "ntklc_helpers/__init__.py").touch()
+    assert outcome(small, targets=["book"])[0] == STEMS
+    assert pages() == before
+
+
+def test_a_failing_chapter_stops_the_build_and_the_next_goes_on(small):
+    write_chapter(small, "01_first", enumerate(["print('changed', size)"]))
+    write_chapter(small, "02_second", enumerate(["done = size", "print(done)\n1 / (done - 2)"]))
+    before = (small / "book/notebooks/02_second.ipynb").read_bytes()
+    result = make(small, "book", "PROFILE=smoke")
+    assert result.returncode != 0 and chapters_run(result) == STEMS
+    assert "notebooks/02_second.ipynb failed in cell 4 of 4:\n    print(done)\n" in result.stdout
+    assert "----> 2 1 / (done - 2)" in result.stdout and "\x1b" not in result.stdout
+    assert "ZeroDivisionError: division by zero" in result.stdout
+    assert "The partly executed copy is build/failed/02_second.ipynb" in result.stdout
+    failed = nbformat.read(small / "build/failed/02_second.ipynb", as_version=4)
+    assert any(output.get("text") == "2\n" for output in failed.cells[-1].outputs)
+    assert (small / "book/notebooks/02_second.ipynb").read_bytes() == before
+
+    write_chapter(small, "02_second", enumerate(["print('mended')"]))
+    assert outcome(small) == (["02_second"], ["changed 2\n", "mended\n"])
+    assert not (small / "build/failed/02_second.ipynb").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "The kernel stopped"),
+        ("import sys; sys.exit(0)", "02_second ended early: cell 4 and what follows did not run"),
+    ],
+)
+def test_a_chapter_that_ends_early_is_not_finished(small, code, message):
+    write_chapter(small, "02_second", enumerate([code, "print('never')"]))
+    before = (small / "book/notebooks/02_second.ipynb").read_bytes()
+    result = make(small, "book", "PROFILE=smoke")
+    assert result.returncode != 0 and message in result.stdout
+    assert (small / "book/notebooks/02_second.ipynb").read_bytes() == before
+    assert (small / "build/failed/02_second.ipynb").is_file()
+
+
+def test_a_warning_fails_the_pages_again_and_again(small):
+    (small / "book/intro.md").write_text("# A small book\n\n{ref}`nowhere`\n")
+    for _ in range(2):
+        result = make(small, "book", "PROFILE=smoke")
+        assert result.returncode != 0 and chapters_run(result) == []
+        assert "undefined label: 'nowhere'" in result.stdout
+    assert "nowhere" not in (small / "book/_build/html/intro.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("profile", "message"),
+    [
+        ({"01_first": {"size": 1}}, "smoke.yaml has no parameters for 02_second"),
+        ({"01_first": {"width": 1}, "02_second": {}}, "01_first has no parameter 'width'"),
+        ({"01_first": {}, "02_second": {}, "03_third": {}}, "names 03_third: no such notebook"),
+        (None, "PROFILE=smoke: no such profile; there are cpu"),
+    ],
+)
+def test_a_profile_that_does_not_fit_is_an_error(small, profile, message):
+    if profile is None:
+        (small / "notebooks/profiles/smoke.yaml").unlink()
+    else:
+        write_profile(small, "smoke", **profile)
+    result = make(small, "book", "PROFILE=smoke")
+    assert result.returncode != 0 and chapters_run(result) == []
+    assert message in result.stdout and "Traceback" not in result.stdout
+
+
+def start_and_kill(folder, seen, how=signal.SIGKILL):
+    """Start the build, wait until ``seen`` is true, and kill make and all it started."""
+    process = subprocess.Popen(
+        command("book", "PROFILE=smoke"),
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    wait_for(seen)
+    assert process.poll() is None
+    os.killpg(process.pid, how)
+    process.wait()
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def is_running(pid):
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads processes from /proc")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_chapter_is_not_finished_and_leaves_no_kernel(small, how):
+    code = "import os, time; open('pid', 'w').write(str(os.getpid()) + ' ')\ntime.sleep(90)"
+    write_chapter(small, "02_second", enumerate([code]))
+    before = (small / "book/notebooks/02_second.ipynb").read_bytes()
+    pid = small / "pid"
+    start_and_kill(small, lambda: pid.exists() and pid.read_text().endswith(" "), how)
+    assert (small / "book/notebooks/02_second.ipynb").read_bytes() == before
+    wait_for(lambda: not is_running(int(pid.read_text())))
+    write_chapter(small, "02_second", enumerate(["print('quick')"]))
+    assert outcome(small) == (["02_second"], ["first 2\n", "quick\n"])
+
+
+def test_killed_pages_are_not_finished(small):
+    html = small / "book/_build/html"
+    shutil.rmtree(html)
+    start_and_kill(small, lambda: any((small / "build").glob("pages/_build/html/*")))
+    assert not html.exists()
+    assert outcome(small, targets=["book"])[0] == []
+    assert (html / "notebooks/02_second.html").is_file()
+
+
+def test_an_edit_during_the_run_is_not_missed(small):
+    source = small / "notebooks/01_first.ipynb"
+    code = f"import os, time; time.sleep(0.1); os.utime({str(source)!r})"
+    write_chapter(small, "01_first", enumerate([code]))
+    assert outcome(small)[0] == ["01_first"]
+    assert outcome(small)[0] == ["01_first"]
+
+
+# --- what the machine may lack
+
+
+@pytest.fixture(scope="session")
+def build_steps():
+    spec = importlib.util.spec_from_file_location("build_steps", ROOT / "book/build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("blocked", ["build", "book/notebooks"])
+def test_a_folder_that_cannot_be_written_is_named(small, blocked):
+    shutil.rmtree(small / blocked)
+    (small / blocked).write_text("in the way")
+    result = make(small, "book", "PROFILE=smoke")
+    assert result.returncode != 0
+    assert re.search(rf"error: {blocked}.*: (File exists|Not a directory)", result.stdout)
+    assert "Traceback" not in result.stdout
+
+
+def missing_kernel(*arguments, **settings):
+    from jupyter_client.kernelspec import NoSuchKernel
+
+    raise NoSuchKernel("python3")
+
+
+def full_disk(source, output, **settings):
+    Path(output).write_text("half")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(output))
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (missing_kernel, "there is no kernel 'python3' here; `make env` installs it"),
+        (full_disk, "build/running/01_first.ipynb: No space left on device"),
+    ],
+)
+def test_a_missing_kernel_or_a_full_disk_is_one_message(
+    small, build_steps, monkeypatch, capsys, failure, message
+):
+    monkeypatch.chdir(small)
+    for name in ("MPLBACKEND", *build_steps.ENVIRONMENT):
+        monkeypatch.setenv(name, "")  # restored afterwards: the step sets its own
+    monkeypatch.setattr("papermill.execute_notebook", failure)
+    before = (small / "book/notebooks/01_first.ipynb").read_bytes()
+    assert build_steps.main(["chapter", "01_first"]) == 1
+    assert message in capsys.readouterr().err
+    assert (small / "book/notebooks/01_first.ipynb").read_bytes() == before
+
+
+def test_no_python_is_one_message(small):
+    result = subprocess.run(
+        ["make", "env", "VENV=env", "PYTHON=/nowhere/python3"],
+        cwd=small,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode != 0
+    assert "PYTHON=/nowhere/python3 must be Python 3.11 or newer" in result.stderr
+    assert not (small / "env").exists()
