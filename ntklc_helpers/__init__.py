@@ -1,0 +1,83 @@
+"""Random-matrix compression of deep networks: kernels, equivalents, matching, compression."""
+
+from .activations import Activation, Quantized, activation, activation_names, sigma_q, sigma_t
+from .certificates import Certificate
+from .comparison import (
+    PowerLaw,
+    align,
+    leading_eigenpairs,
+    power_law,
+    relative_error,
+    spectral_norm,
+)
+from .datafiles import DataError, MissingDataError
+from .datasets import (
+    Dataset,
+    load_digits,
+    load_images,
+    load_mnist,
+    normalize,
+)
+from .equivalents import (
+    KernelEquivalent,
+    LayerCoefficients,
+    ck_equivalent,
+    ntk_equivalent,
+    propagate,
+)
+from .gmm import PRESETS, GaussianMixture, Sample, Statistics, estimate_statistics
+from .kernels import limit_kernels
+from .limiting import Outlier, SpectralDensity, limiting_spectrum
+from .matching import Matching, MatchingError, match
+from .moments import GaussianMoments, gaussian_moments
+from .networks import RandomMLP, empirical_ck, empirical_ntk
+from .published import sigma_q_solution, sigma_t_solutions
+from .quantizers import linear_share_bound
+
+__all__ = [
+    "PRESETS",
+    "Activation",
+    "Certificate",
+    "DataError",
+    "Dataset",
+    "GaussianMixture",
+    "GaussianMoments",
+    "KernelEquivalent",
+    "LayerCoefficients",
+    "Matching",
+    "MatchingError",
+    "MissingDataError",
+    "Outlier",
+    "PowerLaw",
+    "Quantized",
+    "RandomMLP",
+    "Sample",
+    "SpectralDensity",
+    "Statistics",
+    "activation",
+    "activation_names",
+    "align",
+    "ck_equivalent",
+    "empirical_ck",
+    "empirical_ntk",
+    "estimate_statistics",
+    "gaussian_moments",
+    "leading_eigenpairs",
+    "limit_kernels",
+    "limiting_spectrum",
+    "linear_share_bound",
+    "load_digits",
+    "load_images",
+    "load_mnist",
+    "match",
+    "normalize",
+    "ntk_equivalent",
+    "power_law",
+    "propagate",
+    "relative_error",
+    "sigma_q",
+    "sigma_q_solution",
+    "sigma_t",
+    "sigma_t_solutions",
+    "spectral_norm",
+]

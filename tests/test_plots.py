@@ -1,0 +1,61 @@
+"""Figures: that what is drawn is what was passed."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+import ntklc_helpers as nh
+from ntklc_helpers import plots
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def test_spectrum_draws_the_bulk_as_a_density_and_the_rest_as_markers():
+    rng = np.random.default_rng(0)
+    bulk, top = rng.uniform(0, 1, 500), np.array([3.0, 5.0])
+    values = np.concatenate([bulk, top])
+    _, axes = plots.grid(1, 1)
+    plots.spectrum(axes[0, 0], values, {"exact": values, "equivalent": values}, isolated=2)
+    stairs = axes[0, 0].patches
+    assert [s.get_label() for s in stairs] == ["simulated", "exact", "equivalent"]
+    for s in stairs:
+        density, edges, _ = s.get_data()
+        assert density @ np.diff(edges) == pytest.approx(500 / 502)
+    for line in axes[0, 0].lines:
+        np.testing.assert_array_equal(np.sort(line.get_xdata()), top)
+
+
+def test_spectrum_on_log_axes_leaves_out_what_is_not_positive():
+    values = np.concatenate([[-1.0, 0.0], np.geomspace(1e-3, 1, 98)])
+    _, axes = plots.grid(1, 1)
+    plots.spectrum(axes[0, 0], None, {"equivalent": values}, log=True)
+    density, edges, _ = axes[0, 0].patches[0].get_data()
+    assert density @ np.diff(np.log10(edges)) == pytest.approx(0.98)
+    assert axes[0, 0].get_xscale() == "log"
+
+
+def test_eigenvector_keeps_the_colour_of_a_class():
+    labels = np.repeat([0, 1], 10)
+    _, axes = plots.grid(1, 1)
+    plots.eigenvector(axes[0, 0], labels * 1.0, labels * 1.0, labels)
+    dots = axes[0, 0].lines[:2]  # then the theory's line
+    assert [d.get_color() for d in dots] == list(plots.CLASS_COLOURS[:2])
+    assert dots[1].get_ydata() == pytest.approx(np.ones(10))
+
+
+def test_falling_error_writes_the_slope():
+    x = [1.0, 2.0, 4.0]
+    errors = np.array([[0.9, 1.1], [0.4, 0.6], [0.2, 0.3]])
+    _, axes = plots.grid(1, 1)
+    fit = nh.power_law(x, errors.mean(axis=1))
+    plots.falling_error(axes[0, 0], x, errors, fit, label="CK")
+    labels = axes[0, 0].get_legend_handles_labels()[1]
+    assert labels == [rf"CK: slope ${fit.slope:.2f} \pm {fit.slope_error:.2f}$"]
