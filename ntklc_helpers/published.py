@@ -1,0 +1,157 @@
+"""The published activations σ_T (two levels) and σ_Q (three levels), solved, not searched for.
+
+σ_T must have the d1², d2² and (σ²)'' of the original. On ξ ~ N(0, 1) its thresholds x₁ < x₂ then
+lie on an explicit curve, and one equation in one unknown is left; see :func:`sigma_t_solutions`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import ndtr
+
+from .activations import AnyActivation, Quantized, sigma_q, sigma_t
+from .fitting import fit_shares, fit_up_to_scale
+from .moments import GaussianMoments, gaussian_panels
+from .quantizers import SOLVED, Staircase
+
+FloatArray = NDArray[np.float64]
+
+# u from thresholds that all but touch to an upper threshold nearly 40 standard deviations out.
+_LOG_U = (-12.0, 5.8)
+_NOTHING = 1e-13
+_SIGMA_Q_PIECES = np.array([1, 0, 2, 0, 1])
+_SIGMA_Q_STARTS = [(c, w) for w in (0.5, 0.8) for c in (0.0, -0.5, 0.5, -1.0, 1.0)]
+
+
+def sigma_t_solutions(g: GaussianMoments, tau: float | None = None) -> tuple[Quantized, ...]:
+    """Every σ_T whose d1², d2² and (σ²)'' at scale ``tau`` are those of an activation.
+
+    Parameters
+    ----------
+    g : GaussianMoments
+        Moments of the original, at its own scale.
+    tau : float, optional
+        Scale of σ_T's input; the original's by default. In a compressed network the two differ.
+
+    Returns
+    -------
+    tuple of Quantized
+        Two mirror images, first the one whose d1 and d2 have the original's signs where both can;
+        one when d1 = 0 (it is its own mirror image); none when d2 = 0, or when the original is
+        matched by a single step (a threshold at infinity) only.
+
+    Notes
+    -----
+    With κ = ±τ|d2/d1|, u > 0 and h = ½(x₂ − x₁)::
+
+        x₁ = κ + 2h/(e^{2u} − 1),  x₂ = x₁ + 2h,  h = u/c,  c = ½(κ + √(κ² + 4 u coth u))
+
+    is the curve on which d2²/d1² is right. What is left, with p = Φ(x₂) − Φ(x₁), is
+    κ(1 − 2p)/(φ(x₁) − φ(x₂)) = (σ²)''/d1². Along the curve its left side falls from +∞ to
+    L = k(2Φ(k) − 1)/φ(k) for κ = k and rises from −∞ to L for κ = −k: exactly one solution up to
+    mirror image, unless (σ²)''/d1² = L.
+    """
+    tau = g.tau if tau is None else tau
+    scale = np.sqrt(g.variance)
+    c1, c2 = g.tau * g.d1 / scale, g.tau**2 * g.d2 / scale
+    if abs(c2) < _NOTHING:
+        return ()
+    if abs(c1) < _NOTHING:
+        target = g.square_d2 / (tau**2 * g.d2**2)
+        h = brentq(lambda h: _even_ratio(h) - target, 1e-6, 36.0, xtol=1e-15)
+        height = tau**2 * g.d2 / (2 * h * _density(h))
+        return (sigma_t(-tau * h, tau * h, float(height)),)
+    k = tau * abs(g.d2 / g.d1)
+    target = g.square_d2 / g.d1**2
+    limit = k * (2 * ndtr(k) - 1) / _density(k)
+    kappa = k if target > limit else -k
+    ends = [_curve(np.exp(t), kappa)[2] - target for t in _LOG_U]
+    if ends[0] * ends[1] >= 0:
+        return ()
+    u = np.exp(brentq(lambda t: _curve(np.exp(t), kappa)[2] - target, *_LOG_U, xtol=1e-15))
+    x1, x2, _ = _curve(u, kappa)
+    # On the curve a = −1 gives d1 > 0 and d2 with the sign of κ; turn and mirror to the original's.
+    flip = np.sign(g.d2) * np.sign(kappa)
+    a = float(-flip * tau * abs(g.d1) / _first(u, x1))
+    solutions = [sigma_t(tau * x1, tau * x2, a), sigma_t(-tau * x2, -tau * x1, a)]
+    return tuple(solutions if flip == np.sign(g.d1) else solutions[::-1])
+
+
+def _density(x: float) -> float:
+    return float(np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi))
+
+
+def _first(u: float, x1: float) -> float:
+    """E[ξ; x₁ < ξ < x₂] = φ(x₁) − φ(x₂), by φ(x₂) = φ(x₁) e^{−2u}."""
+    return -_density(x1) * np.expm1(-2 * u)
+
+
+def _curve(u: float, kappa: float) -> tuple[float, float, float]:
+    """(x₁, x₂) on the curve and the value there of κ(1 − 2p)/(φ(x₁) − φ(x₂))."""
+    centre = (kappa + np.sqrt(kappa**2 + 4 * u / np.tanh(u))) / 2
+    h = u / centre
+    x1 = kappa + 2 * h / np.expm1(2 * u)
+    x2 = x1 + 2 * h
+    p = ndtr(-x1) - ndtr(-x2) if x1 > 0 else ndtr(x2) - ndtr(x1)
+    return x1, x2, kappa * (1 - 2 * p) / _first(u, x1)
+
+
+def _even_ratio(h: float) -> float:
+    """(σ²)''/(τ d2)² of the even σ_T with thresholds ±h; rises from −∞ to ∞."""
+    return (4 * ndtr(h) - 3) / (2 * h * _density(h))
+
+
+def sigma_q_solution(
+    activation: AnyActivation, g: GaussianMoments, tau: float | None = None
+) -> Quantized | None:
+    """A σ_Q whose d1², d2² and (σ²)'' at scale ``tau`` are those of an activation.
+
+    Its variance is the activation's too if that can be, otherwise as small as found: four
+    thresholds and two levels leave a choice where σ_T leaves none. None if nothing is found.
+
+    Parameters
+    ----------
+    activation : Activation or Quantized
+    g : GaussianMoments
+        Its moments at its own scale.
+    tau : float, optional
+        Scale of σ_Q's input; the original's by default.
+    """
+    tau = g.tau if tau is None else tau
+    root = np.sqrt(g.variance)
+    target = np.array([tau * g.d1 / root, tau**2 * g.d2 / (np.sqrt(2) * root), 0.0])
+    target[2] = tau**2 * g.square_d2 / (2 * g.variance)
+    stairs = _sigma_q_starts(activation, g, tau)
+    full = [fit_shares(stair, target, 50) for stair in stairs]
+    solved = [(stair, 1.0) for stair, residual in full if _proper(stair, residual)]
+    if not solved:
+        parts = [fit_up_to_scale(stair, target) for stair in stairs]
+        solved = [(stair, part) for stair, part, residual in parts if _proper(stair, residual)]
+    if not solved:
+        return None
+    stair, part = max(solved, key=lambda pair: pair[1])
+    size = np.sqrt(g.variance / stair.moments()[0][4]) / part
+    zero, outer, inner = stair.levels * size
+    return sigma_q(*(tau * stair.x), float(outer - zero), float(inner - zero))
+
+
+def _proper(stair: Staircase, residual: float) -> bool:
+    return residual < SOLVED and bool(np.all(np.diff(stair.x) > 0))
+
+
+def _sigma_q_starts(activation: AnyActivation, g: GaussianMoments, tau: float) -> list[Staircase]:
+    xi, weight = gaussian_panels(activation.breakpoints, g.tau, 1)
+    polynomial = g.d1 * tau * xi + g.d2 * tau**2 * (xi**2 - 1) / 2
+    stairs = []
+    for solution in sigma_t_solutions(g, tau)[:1]:
+        x1, x2 = np.array(solution.thresholds) / tau
+        inner = x1 + (x2 - x1) * np.array([0.0, 1 / 3, 2 / 3, 1.0])
+        stairs.append(Staircase(inner, _SIGMA_Q_PIECES, np.array([0.0, solution.levels[0], 0.0])))
+    for centre, width in _SIGMA_Q_STARTS:
+        x = centre + width * np.array([-1.5, -0.5, 0.5, 1.5])
+        level = _SIGMA_Q_PIECES[np.searchsorted(x, xi)]
+        means = np.bincount(level, weight * polynomial, 3) / np.bincount(level, weight, 3)
+        stairs.append(Staircase(x, _SIGMA_Q_PIECES, means))
+    return stairs

@@ -1,0 +1,356 @@
+"""Matching: staircases against independent closed forms, proofs against brute force, the bars."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import fsolve, minimize
+
+import ntklc_helpers as nh
+from ntklc_helpers.certificates import (
+    _ANGLES,
+    _distortions,
+    certify,
+    joint_bound,
+    quadratic_frontier,
+    quadratic_share_bound,
+)
+from ntklc_helpers.fitting import fit_layer, network_shares
+from ntklc_helpers.matching import MatchingError, match
+from ntklc_helpers.published import sigma_q_solution, sigma_t_solutions
+from ntklc_helpers.quantizers import Staircase, demanded_shares, linear_share_bound
+
+RELU = nh.activation("relu")
+NAMES = ("relu", "leaky_relu", "tanh", "erf", "gelu", "silu", "sigmoid", "softplus", "abs", "sin")
+NAMES += ("cos", "quadratic")
+TWO_SIDED = ("relu", "leaky_relu", "gelu", "silu", "softplus")
+KERNEL = ("alpha1", "alpha2", "alpha3", "tau")
+
+
+def named(name):
+    return nh.activation(name, slope=0.1) if name == "leaky_relu" else nh.activation(name)
+
+
+def random_staircase(rng, m, thresholds=None):
+    thresholds = m - 1 if thresholds is None else thresholds
+    pieces = np.concatenate([np.arange(m), rng.integers(0, m, thresholds + 1 - m)])
+    return Staircase(np.sort(rng.normal(size=thresholds)), pieces, rng.normal(size=m))
+
+
+# --- staircases and the recursion -------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 6), st.floats(0.2, 4.0))
+def test_moments_of_a_staircase_are_those_of_the_activation_it_becomes(seed, m, tau):
+    rng = np.random.default_rng(seed)
+    stair = random_staircase(rng, m, thresholds=m + 2)
+    mean, c1, c2, cs, v = stair.moments()[0]
+    g = nh.gaussian_moments(stair.activation(tau, 0.3, 2.0), tau)
+    np.testing.assert_allclose([g.mean, g.variance], [0.3, 2.0], rtol=1e-12)
+    assert g.d1 * tau / np.sqrt(2.0) == pytest.approx(c1 / np.sqrt(v), abs=1e-12)
+    assert g.d2 * tau**2 / 2 == pytest.approx(c2 / np.sqrt(v), abs=1e-12)
+    assert g.norm_gain == pytest.approx(cs / (2 * v), abs=1e-12)
+
+
+@pytest.mark.parametrize("uniform", [False, True])
+def test_jacobian_of_the_shares(uniform):
+    stair = random_staircase(np.random.default_rng(1), 4, thresholds=6)
+    stair = Staircase(stair.x, stair.pieces, stair.levels, uniform)
+    z, h = stair.unknowns, 1e-6
+    steps = h * np.eye(len(z))
+    numeric = [(stair.at(z + s).shares()[0] - stair.at(z - s).shares()[0]) / (2 * h) for s in steps]
+    np.testing.assert_allclose(stair.shares()[1], np.transpose(numeric), atol=1e-8)
+
+
+def test_scale_free_recursion_is_that_of_propagate():
+    tau0 = 1.7
+    acts = [named(name) for name in ("gelu", "cos", "relu", "sigmoid")]
+    layers = nh.propagate(acts, tau0)
+    scales = [tau0, *(layer.tau for layer in layers[:-1])]
+    shares = [demanded_shares(nh.gaussian_moments(a, t)) for a, t in zip(acts, scales, strict=True)]
+    last = layers[-1]
+    wanted = np.append(last.alpha, last.beta[1:]) * tau0 ** np.array([2, 4, 4, 2, 4, 4])
+    np.testing.assert_allclose(network_shares(shares), wanted / last.tau**2, rtol=1e-12)
+    assert last.beta[0] == pytest.approx((len(acts) + 1) * last.alpha[0], rel=1e-13)
+
+
+# --- bounds -----------------------------------------------------------------------------------
+
+
+def test_linear_share_bound_is_the_published_lloyd_max_table():
+    # Distortions of the optimal Gaussian quantiser, Max (1960), table I, to its four digits.
+    for m, distortion in {2: 1 - 2 / np.pi, 4: 0.1175, 8: 0.03454, 16: 0.009497}.items():
+        assert 1 - linear_share_bound(m) == pytest.approx(distortion, abs=6e-5)
+    # Panter and Dite: m² (1 − R) → π√3/2, up to a relative error of order 1/m.
+    assert 400**2 * (1 - linear_share_bound(400)) == pytest.approx(np.pi * 3**0.5 / 2, rel=6e-3)
+
+
+@pytest.mark.parametrize("m", [2, 3, 4])
+@pytest.mark.parametrize("angle", [0, 7, 16, 25, 32])
+def test_no_staircase_beats_the_quantiser_bound_and_the_best_comes_near(m, angle):
+    theta, rng = _ANGLES[angle], np.random.default_rng(angle)
+
+    def held(z, stair):
+        if np.any(np.diff(z[: len(stair.x)]) <= 0):
+            return 0.0
+        u, w, _ = stair.at(z).shares()[0]
+        return -((np.cos(theta) * u + np.sin(theta) * w) ** 2)
+
+    best = 0.0
+    # An optimal quantiser of the parabola cuts ξ at up to 2 (m − 1) places, one value twice.
+    fold = np.concatenate([np.arange(m)[::-1], np.arange(1, m)])
+    for pieces in [np.arange(m), fold] * 4:
+        x = np.sort(rng.normal(size=len(pieces) - 1)) * 1.5
+        stair = Staircase(x, pieces, rng.normal(size=m))
+        stair = Staircase(x, pieces, np.sort(stair.levels))
+        out = minimize(held, stair.unknowns, (stair,), "Nelder-Mead", options={"maxiter": 800})
+        best = max(best, -out.fun)
+    bound = 1 - _distortions(angle)[m - 1]
+    assert best <= bound
+    assert best > bound - 0.03
+
+
+def test_quadratic_frontier_is_outside_every_random_staircase():
+    rng = np.random.default_rng(0)
+    for m in (2, 3, 5):
+        shares = [random_staircase(rng, m, m + 1).shares()[0] for _ in range(500)]
+        r1, r2 = np.square(shares).T[:2]
+        assert np.all(r2 <= quadratic_frontier(r1, m))
+        assert np.all(r1 <= linear_share_bound(m)) and np.all(r2 <= quadratic_share_bound(m))
+
+
+def test_joint_bound_is_above_every_network_of_fitted_staircases():
+    # Layers that hold nearly all they can, so that the bound has something to bound.
+    rng = np.random.default_rng(2)
+    fits = [
+        fit_layer(named(name), nh.gaussian_moments(named(name), tau), 4)[0].shares()[0]
+        for name in ("relu", "gelu", "softplus", "leaky_relu")
+        for tau in (0.5, 1.0, 2.0)
+    ]
+    nearest = 0.0
+    for _ in range(15):
+        layers = [fits[i] for i in rng.integers(0, len(fits), 3)]
+        alpha1, _, alpha3 = network_shares(layers)[:3]
+        bound = joint_bound(alpha1, [4] * 3)
+        assert alpha3 <= bound
+        nearest = max(nearest, alpha3 / bound)
+    assert nearest > 0.5
+
+
+def test_certificate_holds_wherever_an_exact_match_exists():
+    for names, tau0, m in ((["relu"] * 3, 1.0, 6), (["gelu"] * 2, 3.0, 8), (["tanh"] * 2, 1.0, 8)):
+        out = match([named(n) for n in names], tau0, m)
+        assert out.exact and out.proof is None and out.certificate == ""
+
+
+def test_certificate_names_bound_and_levels():
+    out = match([RELU] * 2, 1.0, 2)
+    assert not out.exact and out.proof.kind == "linear" and out.proof.levels_needed == 3
+    assert out.proof.bound == pytest.approx((2 / np.pi) ** 2)
+    assert "exceeds the most that 2 levels can hold" in out.certificate
+    shares = np.array([[0.0, 1.0, 2.0]])
+    assert certify(shares, [16]).kind == "quadratic"
+
+
+# --- the published scheme ---------------------------------------------------------------------
+
+
+def test_sigma_t_of_relu_is_the_known_one():
+    solution, mirror = sigma_t_solutions(nh.gaussian_moments(RELU, 1.0))
+    s1, s2 = solution.thresholds
+    assert (s1, s2, solution.levels[0]) == pytest.approx((0.99953, 2.21253, -2.40874), abs=1e-5)
+    assert mirror.thresholds == pytest.approx((-s2, -s1), abs=1e-14)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(TWO_SIDED), st.floats(0.3, 3.0), st.floats(0.5, 2.0))
+def test_sigma_t_matches_to_rounding_at_any_scale(name, tau, ratio):
+    g = nh.gaussian_moments(named(name), tau)
+    for solution in sigma_t_solutions(g, ratio * tau):
+        new = nh.gaussian_moments(solution, ratio * tau)
+        assert new.d1**2 == pytest.approx(g.d1**2, rel=1e-12)
+        assert new.d2**2 == pytest.approx(g.d2**2, rel=1e-12)
+        assert new.square_d2 == pytest.approx(g.square_d2, rel=1e-12)
+
+
+@pytest.mark.parametrize("name, tau", [("relu", 2.0), ("silu", 1.0)])
+def test_sigma_t_has_no_other_solution(name, tau):
+    """Newton's method from many points finds the solution and its mirror image, nothing else."""
+    g = nh.gaussian_moments(named(name), 1.0)
+    known = [np.array(s.thresholds) for s in sigma_t_solutions(g, tau)]
+    assert len(known) == 2
+
+    def equations(z):
+        s1, s2, a = min(z[0], z[1]), max(z[0], z[1]) + 1e-9, z[2]
+        new = nh.gaussian_moments(nh.sigma_t(s1, s2, a), tau)
+        return [new.d1**2 - g.d1**2, new.d2**2 - g.d2**2, new.square_d2 - g.square_d2]
+
+    rng, hits = np.random.default_rng(0), set()
+    for _ in range(40):
+        z, _, flag, _ = fsolve(equations, rng.normal(size=3) * [3, 3, 4], full_output=True)
+        if flag == 1 and np.max(np.abs(equations(z))) < 1e-10 and abs(z[1] - z[0]) > 1e-3:
+            gaps = [np.max(np.abs(np.sort(z[:2]) - k)) for k in known]
+            assert min(gaps) < 1e-4
+            hits.add(int(np.argmin(gaps)))
+    assert hits == {0, 1}
+
+
+def test_sigma_t_of_even_and_odd_activations():
+    even = nh.gaussian_moments(nh.activation("abs"), 0.7)
+    (solution,) = sigma_t_solutions(even)
+    new = nh.gaussian_moments(solution, 0.7)
+    assert abs(new.d1) < 1e-15
+    assert (new.d2, new.square_d2) == pytest.approx((even.d2, even.square_d2), rel=1e-12)
+    assert sigma_t_solutions(nh.gaussian_moments(nh.activation("tanh"), 1.0)) == ()
+
+
+def test_sigma_q_matches_the_first_three_and_has_less_variance_than_sigma_t():
+    g = nh.gaussian_moments(RELU, 1.0)
+    new = nh.gaussian_moments(sigma_q_solution(RELU, g), 1.0)
+    wanted = (g.d1**2, g.d2**2, g.square_d2)
+    assert (new.d1**2, new.d2**2, new.square_d2) == pytest.approx(wanted, rel=1e-11)
+    sigma_t = nh.gaussian_moments(sigma_t_solutions(g)[0], 1.0)
+    assert g.variance < new.variance < 0.6 * sigma_t.variance
+
+
+def test_published_scheme_leaves_a_multiple_of_the_identity():
+    out = match([RELU] * 3, 1.0, "paper")
+    assert not out.exact and out.proof.kind == "linear"
+    assert max(v for k, v in out.relative_error.items() if k != "tau") < 1e-12
+    assert [a.name for a in out.activations] == ["sigma_t", "sigma_t", "sigma_q"]
+    mixture = nh.GaussianMixture.preset("mixed", p=60, n_classes=2)
+    sample = mixture.sample(n=80, seed=0)
+    stats = mixture.statistics(sample)
+    out = match([RELU] * 3, stats.tau0, "paper")
+    gap = (
+        nh.ck_equivalent(sample.X, stats, out.compressed[-1]).to_dense()
+        - nh.ck_equivalent(sample.X, stats, out.original[-1]).to_dense()
+    )
+    np.testing.assert_allclose(gap, out.ridge_shift * np.eye(80), atol=1e-12)
+    assert out.ridge_shift > 5 * out.original[-1].tau ** 2
+
+
+def test_published_scheme_says_what_it_lacks():
+    out = match([nh.activation("tanh")] * 2, 1.0, "paper")
+    assert not out.exact and "no sigma_t" in out.reason
+
+
+# --- the bars ---------------------------------------------------------------------------------
+
+
+def test_relu_network_is_exact_with_few_levels():
+    for m, longest in ((12, 12), (8, 15), (6, 11)):
+        out = match([RELU] * 3, 1.0, m)
+        assert out.exact and max(out.relative_error.values()) < 1e-9
+        assert all(len(set(a.levels)) <= m and len(a.levels) <= longest for a in out.activations)
+
+
+@pytest.mark.parametrize("m", [8, 32])
+def test_uniform_levels_are_int8_codes_times_a_step(m):
+    out = match([RELU] * 3, 1.0, m, grid="uniform")
+    assert out.exact and max(out.relative_error.values()) < 1e-9
+    for a in out.activations:
+        levels = np.unique(a.levels)
+        codes = levels / np.diff(levels).min()
+        assert len(levels) <= m
+        np.testing.assert_allclose(codes, np.round(codes), atol=1e-9)
+        assert codes.min() >= -128.5 and codes.max() <= 127.5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sixteen_levels_match_to_a_percent_or_prove_they_cannot(name):
+    for tau0, depth in ((0.3, 1), (1.0, 2), (3.0, 2)):
+        out = match([named(name)] * depth, tau0, 16)
+        worst = max(out.relative_error[k] for k in KERNEL)
+        assert worst < 1e-2 or out.proof is not None
+        if out.proof is None:
+            assert out.exact
+
+
+def test_layers_make_up_for_each_other():
+    """Not every layer can be matched with 8 levels on its own; the three together can."""
+    silu = nh.activation("silu")
+    out = match([silu] * 3, 3.0, 8)
+    alone = [
+        fit_layer(silu, nh.gaussian_moments(silu, t), 8)[1]
+        for t in (3.0, out.original[0].tau, out.original[1].tau)
+    ]
+    assert max(alone) > 1e-3 and out.exact
+    assert np.max(np.abs(out.shares - out.compressed_shares)) > 1e-3
+
+
+def test_equivalents_of_the_exact_match_are_equal():
+    mixture = nh.GaussianMixture.preset("mixed", p=100, n_classes=2)
+    sample = mixture.sample(n=150, seed=1)
+    stats = mixture.statistics(sample)
+    out = match([RELU] * 3, stats.tau0, 12)
+    old, new = (
+        nh.ck_equivalent(sample.X, stats, c[-1]).to_dense() for c in (out.original, out.compressed)
+    )
+    assert np.linalg.norm(old - new, 2) < 1e-8
+
+
+def test_ridge_keeps_the_ratios_at_less_identity_than_the_published_scheme():
+    published = match([RELU] * 2, 1.0, "paper").ridge_shift
+    shifts = []
+    for m in (2, 3, 4):
+        out = match([RELU] * 2, 1.0, m, objective="ridge")
+        assert max(out.relative_error[f"alpha{i}"] for i in (1, 2, 3)) < 1e-9
+        assert max(out.relative_error[f"beta{i}"] for i in (1, 2, 3)) < 1e-9
+        gap = out.compressed[-1].tau ** 2 - out.original[-1].tau ** 2
+        assert out.ridge_shift == pytest.approx(gap, rel=1e-6)
+        shifts.append(out.ridge_shift)
+    assert shifts[0] > shifts[1] > shifts[2] > 0
+    # σ_T and σ_Q have two and three levels: three levels of any kind do better.
+    assert published > shifts[1]
+    assert abs(match([RELU] * 2, 1.0, 8, objective="ridge").ridge_shift) < 1e-12
+
+
+def test_same_input_same_output_to_the_last_digits():
+    """A last digit in τ₀ moves an exact match by rounding only."""
+    for levels, grid in ((12, "free"), (16, "uniform")):
+        first = match([RELU] * 2, 1.0, levels, grid=grid)
+        second = match([RELU] * 2, 1.0 + 4e-16, levels, grid=grid)
+        for a, b in zip(first.activations, second.activations, strict=True):
+            np.testing.assert_allclose(a.thresholds, b.thresholds, atol=1e-9)
+            np.testing.assert_allclose(a.levels, b.levels, atol=1e-9)
+
+
+def test_an_activation_with_few_levels_is_its_own_match():
+    out = match([nh.activation("sign"), nh.sigma_t(-0.3, 1.1, 0.7)], 1.3, 2)
+    assert out.exact
+    assert out.activations[0].thresholds == (0.0,)
+
+
+# --- bad input --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"activations": []}, "activations must be"),
+        ({"activations": ["relu"]}, "activations must be"),
+        ({"tau0": 0.0}, "tau0 must be"),
+        ({"tau0": float("inf")}, "tau0 must be"),
+        ({"levels": 1}, "levels must be whole numbers of at least 2"),
+        ({"levels": 2.5}, "levels"),
+        ({"levels": [8, 8, 8]}, "levels must be one count or 2"),
+        ({"levels": "best"}, "levels must be one of 'paper'"),
+        ({"objective": "both"}, "objective must be one of"),
+        ({"grid": "log"}, "grid must be one of"),
+        ({"levels": 300, "grid": "uniform"}, "at most 256"),
+        ({"levels": "paper", "grid": "uniform"}, "fixes objective and grid"),
+        ({"activations": [nh.activation(lambda x: (x**2).exp(), name="blowup")]}, "blowup"),
+    ],
+)
+def test_bad_input_is_refused(arguments, message):
+    given_arguments = {"activations": [RELU] * 2, "tau0": 1.0} | arguments
+    with pytest.raises(ValueError, match=message):
+        match(**given_arguments)
+
+
+def test_strict_raises_with_the_certificate():
+    with pytest.raises(MatchingError, match="exceeds the most that 2 levels can hold"):
+        match([RELU] * 2, 1.0, 2, strict=True)
+    assert match([RELU] * 2, 1.0, 4, objective="ridge", strict=True).ridge_shift > 0
