@@ -1,0 +1,1 @@
+"""Ours against a peer: the same work, in the same run, as a ratio."""
