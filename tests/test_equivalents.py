@@ -1,5 +1,7 @@
 """Equivalents: recursions against closed forms, the low-rank spectrum against a dense one."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -121,6 +123,75 @@ def test_rank_deficient_data():
     kernel = nh.ck_equivalent(X, stats, nh.propagate([RELU], stats.tau0)[-1])
     values = np.linalg.eigvalsh(kernel.to_dense())
     np.testing.assert_allclose(kernel.eigenvalues(), values, atol=1e-12 * values[-1])
+
+
+@pytest.fixture(scope="module")
+def errors():
+    """Relative errors (kernel, case) -> (3,) at p = 200, 400, 800, relu × 3, n = 2p, two draws."""
+    found = {}
+    for p in (200, 400, 800):
+        for name in ("iid", "means"):
+            mixture = nh.GaussianMixture.preset(name, p)
+            draws = []
+            for seed in range(2):
+                sample = mixture.sample(2 * p, seed)
+                stats = mixture.statistics(sample)
+                c = nh.propagate([RELU] * 3, stats.tau0)[-1]
+                K, N = nh.limit_kernels(sample.X, [RELU] * 3, tau0=stats.tau0)
+                ck = nh.ck_equivalent(sample.X, stats, c)
+                lowered = ck.to_dense() - stats.tau0**4 * c.alpha[2] * np.eye(2 * p)
+                ntk = nh.ntk_equivalent(sample.X, stats, c)
+                pairs = [(K, ck), (N, ntk), (K, lowered)]
+                draws.append([nh.relative_error(a, b) for a, b in pairs])
+            for kernel, error in zip(("ck", "ntk", "lowered"), np.mean(draws, axis=0), strict=True):
+                found.setdefault((kernel, name), []).append(error)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kernel", "most"), [("ck", (0.25, 0.18, 0.13)), ("ntk", (0.21, 0.15, 0.11))]
+)
+def test_error_falls_like_the_root_of_p(errors, kernel, most):
+    found = errors[kernel, "means"]
+    assert np.all(np.array(found) < most)
+    # p^(−1/2), and up to p^(−0.7) while the p^(−1) of the means' fourth power still counts.
+    assert -0.75 < nh.power_law((200, 400, 800), found).slope < -0.3
+
+
+def test_the_identity_has_no_quadratic_part(errors):
+    # With τ0⁴α3 taken off the error stays: α3 ≈ 0.011 against ‖K‖ ≈ 0.115 is a tenth of the norm.
+    ours, lowered = errors["ck", "iid"], errors["lowered", "iid"]
+    assert nh.power_law((200, 400, 800), ours).slope < -0.4
+    assert nh.power_law((200, 400, 800), lowered).slope > -0.25
+    assert lowered[-1] > 0.09 > 2 * ours[-1]
+
+
+@pytest.mark.parametrize("name", nh.PRESETS)
+def test_kappa_is_the_diagonal_of_the_ntk(name):
+    mixture = nh.GaussianMixture.preset(name, 800)
+    sample = mixture.sample(1600, 0)
+    c = nh.propagate([RELU] * 3, mixture.tau0)[-1]
+    K, N = nh.limit_kernels(sample.X, [RELU] * 3, tau0=mixture.tau0)
+    # ReLU is homogeneous, so the diagonal follows the lengths, and those hold ‖μ‖²/p besides τ0²:
+    # 2% at this p. With that taken out at most 1% is left: the second order of the lengths' spread,
+    # whose relative variance is t²/p = 1.4% in `variances`.
+    length = (sample.X**2).sum(axis=1).mean() / mixture.tau0**2
+    assert length - 1 == pytest.approx((mixture.means**2).sum(axis=1).mean() / 800, abs=0.004)
+    assert N.diagonal().mean() / c.kappa**2 == pytest.approx(length, abs=0.01)
+    assert K.diagonal().mean() / c.tau**2 == pytest.approx(length, abs=0.01)
+
+
+def test_memory_is_that_of_the_data():
+    n, p = 6000, 100
+    X = np.random.default_rng(0).standard_normal((n, p)) / np.sqrt(p)
+    stats = nh.estimate_statistics(X, np.arange(n) % 2)
+    kernel = nh.ck_equivalent(X, stats, nh.propagate([RELU], stats.tau0)[-1])
+    tracemalloc.start()
+    kernel.eigenvalues()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # One copy of X for the BLAS at most; n × n would be 60 times that.
+    assert peak < 2 * X.nbytes
 
 
 def test_it_is_a_scipy_operator():
