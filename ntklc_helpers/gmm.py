@@ -174,7 +174,7 @@ class GaussianMixture:
         return Sample(self.means[labels] / np.sqrt(self.p) + noise, labels, noise)
 
     def statistics(self, sample: Sample) -> Statistics:
-        """The population's τ₀, t, T and the sample's own ψ and J (THEORY: data)."""
+        """The population's τ₀, t, T and the sample's own ψ and J."""
         return Statistics(
             tau0=self.tau0,
             t=self.t,

@@ -92,8 +92,8 @@ def gaussian_moments(activation: AnyActivation, tau: float = 1.0) -> GaussianMom
 
     Notes
     -----
-    Definitions of THEORY: ``d1``, ``d2`` and ``square_d2`` are the coefficients that enter the
-    recursions of :func:`~ntklc_helpers.propagate`.
+    ``d1``, ``d2``, ``square_d2`` and ``variance`` enter the recursions of
+    :func:`~ntklc_helpers.propagate`, ``derivative_power`` that of κ.
     """
     tau = positive("tau", tau)
     if isinstance(activation, Quantized):
