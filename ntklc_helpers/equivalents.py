@@ -157,7 +157,7 @@ class KernelEquivalent(LinearOperator):
         XtX = dsyrk(1.0, self.X.T, lower=1)
         XtV = self.X.T @ self.V
         p = len(XtX)
-        G = np.empty((p + XtV.shape[1],) * 2)
+        G = np.zeros((p + XtV.shape[1],) * 2)
         G[:p, :p], G[p:, :p], G[p:, p:] = XtX, XtV.T, self.V.T @ self.V
         D, W = eigh(G, lower=True, overwrite_a=True)
         keep = D[-1] * len(D) * np.finfo(float).eps < D
