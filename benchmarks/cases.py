@@ -189,7 +189,6 @@ CASES = {
         spectrum(4000, 800),
         dense_spectrum,
         relative_difference,
-        1,
     ),
     "mnist-size": Case(
         "all eigenvalues of the equivalent, n = 60,000, p = 784",
@@ -197,7 +196,6 @@ CASES = {
         spectrum(60_000, 784),
         factored_spectrum,
         relative_difference,
-        1,
     ),
     "sigma_t": Case(
         "σ_T for ReLU at τ = 1; agreement: peer's residual, ours below 1e-30",

@@ -13,8 +13,9 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import block_diag, eigh
+from scipy.linalg import block_diag, eigh, eigvalsh
 from scipy.linalg.blas import dsyrk
+from scipy.linalg.lapack import dpotrf, dtrtri
 from scipy.sparse.linalg import LinearOperator
 
 from .activations import AnyActivation
@@ -147,11 +148,12 @@ class KernelEquivalent(LinearOperator):
         return dense
 
     @cached_property
-    def _core(self) -> tuple[FloatArray, FloatArray]:
-        """Eigenvalues of the low-rank part U S Uᵀ, U = [X, V], ascending, and B: eigenvectors U B.
+    def _factors(self) -> tuple[FloatArray, FloatArray]:
+        """R S Rᵀ and the right inverse of R, where RᵀR = UᵀU and U S Uᵀ is the low-rank part.
 
-        With G = UᵀU = W D Wᵀ and R = √D Wᵀ, the non-zero eigenvalues of U S Uᵀ are those of
-        R S Rᵀ, and an eigenvector q of the latter gives U W D^(−½) q.
+        U = [X, V]. The non-zero eigenvalues of U S Uᵀ are those of R S Rᵀ, and an eigenvector q of
+        the latter gives U R⁺ q. R is the Cholesky factor, or √D Wᵀ from UᵀU = W D Wᵀ where
+        columns depend on each other.
         """
         # BLAS wants columns; X.T is already that for an array of rows.
         XtX = dsyrk(1.0, self.X.T, lower=1)
@@ -159,13 +161,18 @@ class KernelEquivalent(LinearOperator):
         p = len(XtX)
         G = np.zeros((p + XtV.shape[1],) * 2)
         G[:p, :p], G[p:, :p], G[p:, p:] = XtX, XtV.T, self.V.T @ self.V
-        D, W = eigh(G, lower=True, overwrite_a=True)
-        keep = D[-1] * len(D) * np.finfo(float).eps < D
-        root = np.sqrt(D[keep])
-        R = root[:, None] * W[:, keep].T
+        R, failed = dpotrf(G.T, lower=0, clean=1)
+        pivots = R.diagonal()
+        if failed or pivots.min() < 1e-6 * pivots.max():
+            D, W = eigh(G, lower=True)
+            rounding = D[-1] * len(D) * np.finfo(float).eps
+            keep = D > rounding
+            root = np.sqrt(D[keep])
+            R, inverse = root[:, None] * W[:, keep].T, W[:, keep] / root
+        else:
+            inverse = dtrtri(R)[0]
         S = block_diag(self.scale * np.eye(p), self.A)
-        values, Q = eigh(R @ S @ R.T)
-        return values, (W[:, keep] / root) @ Q
+        return R @ S @ R.T, inverse
 
     def eigenvalues(self) -> FloatArray:
         """All n eigenvalues, ascending; O(n p² + p³) time and O(p²) memory beyond X.
@@ -173,19 +180,20 @@ class KernelEquivalent(LinearOperator):
         Agrees with a dense eigensolver to 1e-12 of the largest eigenvalue.
         """
         n = self.shape[0]
-        core = self._core[0]
+        core = eigvalsh(self._factors[0])
         core = np.sort(core[np.argsort(np.abs(core))[::-1][:n]])
         return np.sort(np.concatenate([core, np.zeros(n - len(core))])) + self.shift
 
     def leading(self, k: int) -> tuple[FloatArray, FloatArray]:
         """The k eigenvalues furthest above the shift, descending, and their eigenvectors (n, k)."""
-        values, B = self._core
-        k = positive_integer("k", k)
-        if k > len(values):
-            raise ValueError(f"k must be at most the rank {len(values)}, got {k}")
-        B = B[:, ::-1][:, :k]
+        core, inverse = self._factors
+        k, rank = positive_integer("k", k), len(core)
+        if k > rank:
+            raise ValueError(f"k must be at most the rank {rank}, got {k}")
+        values, Q = eigh(core, subset_by_index=[rank - k, rank - 1])
+        B = inverse @ Q[:, ::-1]
         p = self.X.shape[1]
-        return values[::-1][:k] + self.shift, self.X @ B[:p] + self.V @ B[p:]
+        return values[::-1] + self.shift, self.X @ B[:p] + self.V @ B[p:]
 
 
 def ck_equivalent(

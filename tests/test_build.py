@@ -50,7 +50,7 @@ def make(folder, *arguments, **changes):
 
 
 def chapters_run(result):
-    return re.findall(r"^\[\d/\d\] (\w+)", result.stdout, re.MULTILINE)
+    return re.findall(r"^\[ ?\d+/\d+\] (\w+)", result.stdout, re.MULTILINE)
 
 
 # --- the book itself
