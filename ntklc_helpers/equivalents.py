@@ -164,10 +164,10 @@ class KernelEquivalent(LinearOperator):
         R, failed = dpotrf(G.T, lower=0, clean=1)
         pivots = R.diagonal()
         if failed or pivots.min() < 1e-6 * pivots.max():
-            D, W = eigh(G, lower=True)
-            rounding = D[-1] * len(D) * np.finfo(float).eps
-            keep = D > rounding
-            root = np.sqrt(D[keep])
+            squares, W = eigh(G, lower=True)
+            rounding = squares[-1] * len(squares) * np.finfo(float).eps
+            keep = squares > rounding
+            root = np.sqrt(squares[keep])
             R, inverse = root[:, None] * W[:, keep].T, W[:, keep] / root
         else:
             inverse = dtrtri(R)[0]
