@@ -85,7 +85,7 @@ def measure(case: Case, side: str, path: str) -> None:
         result = work()
         seconds.append(time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    np.save(path, result)
+    np.save(path, np.asarray(result))
     print(json.dumps({"seconds": min(seconds), "peak_mib": peak / 1024}))
 
 
