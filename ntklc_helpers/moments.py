@@ -104,7 +104,7 @@ def gaussian_moments(activation: AnyActivation, tau: float = 1.0) -> GaussianMom
 def _quantized_moments(activation: Quantized, tau: float) -> GaussianMoments:
     x = np.asarray(activation.thresholds) / tau
     levels = np.asarray(activation.levels)
-    mean = levels @ _cell_probabilities(x)
+    mean = levels @ cell_probabilities(x)
     centred = levels - mean
     jumps, square_jumps = np.diff(centred), np.diff(centred**2)
     density = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
@@ -114,12 +114,12 @@ def _quantized_moments(activation: Quantized, tau: float) -> GaussianMoments:
         d1=float(jumps @ density) / tau,
         d2=float(jumps @ (x * density)) / tau**2,
         square_d2=float(square_jumps @ (x * density)) / tau**2,
-        variance=float(centred**2 @ _cell_probabilities(x)),
+        variance=float(centred**2 @ cell_probabilities(x)),
         derivative_power=float("inf") if activation.has_jump else 0.0,
     )
 
 
-def _cell_probabilities(x: FloatArray) -> FloatArray:
+def cell_probabilities(x: FloatArray) -> FloatArray:
     """P(x_j < ξ ≤ x_{j+1}) of the m cells, each by the tail that loses no digits."""
     lower, upper = np.append(-np.inf, x), np.append(x, np.inf)
     return np.where(lower > 0, ndtr(-lower) - ndtr(-upper), ndtr(upper) - ndtr(lower))

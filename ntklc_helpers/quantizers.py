@@ -12,10 +12,10 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtri
 
 from .activations import AnyActivation, Quantized
-from .moments import GaussianMoments, gaussian_panels
+from .moments import GaussianMoments, cell_probabilities, gaussian_panels
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.intp]
@@ -86,7 +86,7 @@ class Staircase:
         weight[2] = (x * weight[1] - weight[0]) / root
         edge = np.zeros((2, len(x) + 2))
         edge[0, 1:-1], edge[1, 1:-1] = weight[0], weight[1] / root
-        part = np.vstack([_probabilities(x), edge[:, :-1] - edge[:, 1:]])
+        part = np.vstack([cell_probabilities(x), edge[:, :-1] - edge[:, 1:]])
         mean, c1, c2 = part @ value
         power, tail = part[[0, 2]] @ value**2
         jacobian = np.empty((5, len(x) + len(self.levels)))
@@ -122,12 +122,6 @@ class Staircase:
         gone = np.flatnonzero(np.diff(self.x) < _NO_WIDTH)
         x, pieces = _merge_equal(np.delete(self.x, gone), np.delete(self.pieces, gone + 1))
         return Quantized(tuple(tau * x), tuple(levels[pieces]))
-
-
-def _probabilities(x: FloatArray) -> FloatArray:
-    """P(x_j < ξ ≤ x_{j+1}), each by the tail that loses no digits."""
-    lower, upper = np.append(-np.inf, x), np.append(x, np.inf)
-    return np.where(lower > 0, ndtr(-lower) - ndtr(-upper), ndtr(upper) - ndtr(lower))
 
 
 def demanded_shares(g: GaussianMoments) -> FloatArray:
@@ -244,7 +238,7 @@ def _preimages(xi: FloatArray, value: FloatArray, cuts: FloatArray) -> tuple[Flo
 def _drop_slivers(x: FloatArray, pieces: IntArray) -> tuple[FloatArray, IntArray]:
     """Merge pieces of next to no probability into a neighbour."""
     while len(x) > 1:
-        mass = _probabilities(x)
+        mass = cell_probabilities(x)
         i = int(np.argmin(mass))
         if mass[i] > _SMALLEST_PIECE:
             break
@@ -269,7 +263,7 @@ def linear_share_bound(m: int) -> float:
     x = np.sqrt(3.0) * ndtri(np.arange(1, m) / m)
     for _ in range(50):
         density = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
-        mass = _probabilities(x)
+        mass = cell_probabilities(x)
         centre = -np.diff(density, prepend=0.0, append=0.0) / mass
         # x_j is midway between the centroids of its two cells.
         residual = x - (centre[1:] + centre[:-1]) / 2
