@@ -10,6 +10,8 @@ from .comparison import (
     relative_error,
     spectral_norm,
 )
+from .compress import compress
+from .compressed import CompressedNetwork, Memory, load
 from .datafiles import DataError, MissingDataError
 from .datasets import (
     Dataset,
@@ -27,17 +29,22 @@ from .equivalents import (
 )
 from .gmm import PRESETS, GaussianMixture, Sample, Statistics, estimate_statistics
 from .kernels import limit_kernels
+from .layers import TernaryLayer
 from .limiting import Outlier, SpectralDensity, limiting_spectrum
 from .matching import Matching, MatchingError, match
 from .moments import GaussianMoments, gaussian_moments
 from .networks import RandomMLP, empirical_ck, empirical_ntk
 from .published import sigma_q_solution, sigma_t_solutions
 from .quantizers import linear_share_bound
+from .readout import Readout, fit_readout
+from .storage import NetworkFileError
+from .ternary import TernaryMatrix, draw_ternary, pack_ternary, ternary_entropy, unpack_ternary
 
 __all__ = [
     "PRESETS",
     "Activation",
     "Certificate",
+    "CompressedNetwork",
     "DataError",
     "Dataset",
     "GaussianMixture",
@@ -46,32 +53,42 @@ __all__ = [
     "LayerCoefficients",
     "Matching",
     "MatchingError",
+    "Memory",
     "MissingDataError",
+    "NetworkFileError",
     "Outlier",
     "PowerLaw",
     "Quantized",
     "RandomMLP",
+    "Readout",
     "Sample",
     "SpectralDensity",
     "Statistics",
+    "TernaryLayer",
+    "TernaryMatrix",
     "activation",
     "activation_names",
     "align",
     "ck_equivalent",
+    "compress",
+    "draw_ternary",
     "empirical_ck",
     "empirical_ntk",
     "estimate_statistics",
+    "fit_readout",
     "gaussian_moments",
     "leading_eigenpairs",
     "limit_kernels",
     "limiting_spectrum",
     "linear_share_bound",
+    "load",
     "load_digits",
     "load_images",
     "load_mnist",
     "match",
     "normalize",
     "ntk_equivalent",
+    "pack_ternary",
     "power_law",
     "propagate",
     "relative_error",
@@ -80,4 +97,6 @@ __all__ = [
     "sigma_t",
     "sigma_t_solutions",
     "spectral_norm",
+    "ternary_entropy",
+    "unpack_ternary",
 ]

@@ -7,6 +7,7 @@ m-level quantiser of the variable h_θ. Every number here errs on the safe side.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -182,9 +183,10 @@ def certify(shares: FloatArray, levels: Sequence[int]) -> Certificate | None:
 
 
 def _linear(demand: float, bound: float, levels: Sequence[int]) -> Certificate:
-    needed = next(
-        (k for k in range(2, 1025) if demand <= linear_share_bound(k) ** len(levels)), None
-    )
+    counts = range(2, 1025)
+    # The bound grows with k.
+    place = bisect_left(counts, True, key=lambda k: demand <= linear_share_bound(k) ** len(levels))
+    needed = counts[place] if place < len(counts) else None
     text = (
         f"the linear share {demand:.6g} (the product over the layers) exceeds the most that "
         f"{_counts(levels)} levels can hold, {bound:.6g}; {_needed(needed, 1024)}"

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .activations import AnyActivation
 from .moments import gaussian_moments
+from .ternary import draw_ternary
 from .validation import positive, positive_integer, sample_matrix
 
 FloatArray = NDArray[np.float64]
@@ -127,10 +128,8 @@ class RandomMLP:
         if self.weights == "student_t":
             df = self.degrees_of_freedom
             return rng.standard_t(df, shape) * np.sqrt((df - 2) / df)
-        share = (1 - self.sparsity) / 2
-        uniform = rng.random(shape, dtype=np.float32)
-        signs = (uniform >= 1 - share).astype(np.int8) - (uniform < share)
-        return signs * np.float32((1 - self.sparsity) ** -0.5)
+        signs = draw_ternary(shape, self.sparsity, self.seed, layer)
+        return signs * np.float64((1 - self.sparsity) ** -0.5)
 
     def inputs(self, X: ArrayLike | torch.Tensor) -> torch.Tensor:
         """X as a tensor (n, p) on the network's device, checked."""

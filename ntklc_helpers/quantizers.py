@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import solve_banded
 from scipy.special import ndtri
 
 from .activations import AnyActivation, Quantized
@@ -269,10 +270,11 @@ def linear_share_bound(m: int) -> float:
         residual = x - (centre[1:] + centre[:-1]) / 2
         left = density * (x - centre[:-1]) / mass[:-1]
         right = density * (centre[1:] - x) / mass[1:]
-        jacobian = np.diag(1 - (left + right) / 2)
-        jacobian -= np.diag(density[:-1] * (centre[1:-1] - x[:-1]) / mass[1:-1] / 2, -1)
-        jacobian -= np.diag(density[1:] * (x[1:] - centre[1:-1]) / mass[1:-1] / 2, 1)
-        step = np.linalg.solve(jacobian, residual)
+        bands = np.zeros((3, m - 1))
+        bands[0, 1:] = -density[1:] * (x[1:] - centre[1:-1]) / mass[1:-1] / 2
+        bands[1] = 1 - (left + right) / 2
+        bands[2, :-1] = -density[:-1] * (centre[1:-1] - x[:-1]) / mass[1:-1] / 2
+        step = solve_banded((1, 1), bands, residual)
         x = x - step
         if np.max(np.abs(step), initial=0.0) < 1e-13:
             break

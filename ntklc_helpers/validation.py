@@ -63,3 +63,17 @@ def class_labels(argument: str, values: ArrayLike, n: int) -> NDArray[np.int64]:
             f"allowed, got classes {classes.tolist()}"
         )
     return array.astype(np.int64)
+
+
+def nonnegative_integer(argument: str, value: int) -> int:
+    """``value`` as an int, if it is a whole number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+        raise ValueError(f"{argument} must be a whole number of at least 0, got {value!r}")
+    return int(value)
+
+
+def sparsity_below_one(value: float) -> float:
+    """``value`` as a float, if it is in [0, 1)."""
+    if not (np.isscalar(value) and np.isreal(value) and 0 <= value < 1):
+        raise ValueError(f"sparsity must be in [0, 1), got {value!r}")
+    return float(value)
