@@ -34,6 +34,7 @@ from .limiting import Outlier, SpectralDensity, limiting_spectrum
 from .matching import Matching, MatchingError, match
 from .moments import GaussianMoments, gaussian_moments
 from .networks import RandomMLP, empirical_ck, empirical_ntk
+from .pruned import PrunedMLP, pruned_limit_kernels, required_width
 from .published import sigma_q_solution, sigma_t_solutions
 from .quantizers import linear_share_bound
 from .readout import Readout, fit_readout
@@ -58,6 +59,7 @@ __all__ = [
     "NetworkFileError",
     "Outlier",
     "PowerLaw",
+    "PrunedMLP",
     "Quantized",
     "RandomMLP",
     "Readout",
@@ -91,7 +93,9 @@ __all__ = [
     "pack_ternary",
     "power_law",
     "propagate",
+    "pruned_limit_kernels",
     "relative_error",
+    "required_width",
     "sigma_q",
     "sigma_q_solution",
     "sigma_t",

@@ -108,15 +108,19 @@ class RandomMLP:
     @cached_property
     def readout(self) -> torch.Tensor:
         """Standard Gaussian weights (d_L,) of the scalar output f(x) = wᵀh_L."""
-        rng = np.random.default_rng([self.seed, len(self.widths) + 1])
-        return torch.from_numpy(rng.standard_normal(self.widths[-1])).to(self.device, self.dtype)
+        return torch.from_numpy(self._draw_readout()).to(self.device, self.dtype)
+
+    @property
+    def variances(self) -> tuple[float, ...]:
+        """Variance of the weights of W_1 … W_L."""
+        return (1.0,) * len(self.widths)
 
     @cached_property
     def centres(self) -> tuple[float, ...]:
         """m_1 … m_L."""
         tau, means = float(self.tau0), []
-        for activation in self.activations:
-            moments = gaussian_moments(activation, tau)
+        for activation, variance in zip(self.activations, self.variances, strict=True):
+            moments = gaussian_moments(activation, tau * variance**0.5)
             means.append(moments.mean)
             tau = float(np.sqrt(moments.variance))
         return tuple(means)
@@ -130,6 +134,10 @@ class RandomMLP:
             return rng.standard_t(df, shape) * np.sqrt((df - 2) / df)
         signs = draw_ternary(shape, self.sparsity, self.seed, layer)
         return signs * np.float64((1 - self.sparsity) ** -0.5)
+
+    def _draw_readout(self) -> NDArray[np.floating]:
+        rng = np.random.default_rng([self.seed, len(self.widths) + 1])
+        return rng.standard_normal(self.widths[-1])
 
     def inputs(self, X: ArrayLike | torch.Tensor) -> torch.Tensor:
         """X as a tensor (n, p) on the network's device, checked."""
@@ -147,6 +155,13 @@ class RandomMLP:
             u = h @ W.T
             h = (activation(u) - centre) / len(W) ** 0.5
             yield u, h
+
+    def gradient_gram(self, layer: int, b: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+        """Inner products (n, n) of the gradients b_i h_iᵀ in W_ℓ, ℓ = ``layer``; L + 1 is wᵀ.
+
+        b is (n, d_ℓ), h is (n, d_{ℓ−1}): (b bᵀ) ∘ (h hᵀ), so that no gradient is ever formed.
+        """
+        return (b @ b.T) * (h @ h.T)
 
     def features(self, X: ArrayLike | torch.Tensor, batch_size: int = 4096) -> torch.Tensor:
         """h_L, a tensor (n, d_L) on the network's device, for X of shape (n, p).
@@ -233,11 +248,11 @@ def _one_ntk(net: RandomMLP, X: ArrayLike | torch.Tensor) -> FloatArray:
         for pre, post in net.layers(h[0]):
             u.append(pre)
             h.append(post)
-        N = (h[-1] @ h[-1].T).double()
+        N = net.gradient_gram(len(u) + 1, torch.ones_like(h[-1][:, :1]), h[-1]).double()
         back = net.readout.expand_as(h[-1])
         for layer in reversed(range(len(u))):
             b = back * net.activations[layer].derivative(u[layer]) / net.widths[layer] ** 0.5
-            N += (b @ b.T) * (h[layer] @ h[layer].T)
+            N += net.gradient_gram(layer + 1, b, h[layer])
             if layer:
                 back = b @ net.matrices[layer]
     return N.cpu().numpy()

@@ -1,0 +1,221 @@
+"""Randomly pruned random networks: law of the weights, gradients, limits, required width."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ntklc_helpers as nh
+from ntklc_helpers.pruned import shrink
+
+RELU, TANH, GELU, ERF = (nh.activation(name) for name in ("relu", "tanh", "gelu", "erf"))
+P = 30
+
+
+def data(n=12, p=P, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, p)) / np.sqrt(p)
+
+
+def network(widths=(17, 23), activations=(RELU, TANH), **options):
+    options = {"dtype": torch.float64, "keep": 0.4, "device": "cpu"} | options
+    return nh.PrunedMLP(P, widths, activations, **options)
+
+
+# --- weights
+
+
+@pytest.mark.parametrize("rescale", [True, False])
+def test_kept_weights_are_those_of_the_dense_network(rescale):
+    keep = (0.7, 1.0, 0.25)
+    net = network(keep=keep, rescale=rescale, seed=4)
+    dense = nh.RandomMLP(P, (17, 23), (RELU, TANH), seed=4, device="cpu", dtype=torch.float64)
+    factors = [a**-0.5 if rescale else 1.0 for a in keep]
+    own, whole = (*net.matrices, net.readout[None]), (*dense.matrices, dense.readout[None])
+    for W, mask, full, factor in zip(own, net.masks, whole, factors, strict=True):
+        torch.testing.assert_close(W, full * mask * factor, rtol=1e-6, atol=0)
+    assert net.masks[1].all() and not net.masks[0].all()
+
+
+@pytest.mark.parametrize(("law", "dense_fourth"), [("gaussian", 3), ("rademacher", 1)])
+def test_moments_of_the_weights(law, dense_fourth):
+    alpha = 0.3
+    net = nh.PrunedMLP(400, [1000], [RELU], weights=law, keep=alpha, device="cpu")
+    W = net.matrices[0].double().numpy()
+    # E w^2k = E g^2k α^(1−k); the standard error of a mean of n = 4e5 entries is that of its law.
+    eighth = {"gaussian": 105, "rademacher": 1}[law] * alpha**-3
+    fourth = dense_fourth / alpha
+    assert (W == 0).mean() == pytest.approx(1 - alpha, abs=5 * np.sqrt(0.21 / W.size))
+    assert (W**2).mean() == pytest.approx(1, abs=5 * np.sqrt((fourth - 1) / W.size))
+    assert (W**4).mean() == pytest.approx(fourth, abs=5 * np.sqrt(eighth / W.size))
+    if law == "rademacher":
+        assert len(np.unique(W)) == 3
+
+
+def test_masks_are_nested_in_alpha_and_independent_of_the_weights():
+    sparse, denser = network(keep=0.2), network(keep=0.6)
+    for small, large in zip(sparse.masks, denser.masks, strict=True):
+        assert (small <= large).all()
+    mask = nh.PrunedMLP(400, [1000], [RELU], keep=0.5, device="cpu").masks[0].numpy()
+    dense = nh.RandomMLP(400, [1000], [RELU], device="cpu").matrices[0].numpy()
+    assert abs(np.corrcoef(mask.ravel(), dense.ravel())[0, 1]) < 5 / np.sqrt(mask.size)
+    assert abs(np.corrcoef(mask.ravel(), dense.ravel() ** 2)[0, 1]) < 5 / np.sqrt(mask.size)
+
+
+# --- gradients
+
+
+@pytest.mark.parametrize("rescale", [True, False])
+@pytest.mark.parametrize("keep", [0.4, (1.0, 0.5, 0.3), (0.2, 1.0, 1.0)])
+@pytest.mark.parametrize("activations", [(RELU, RELU), (ERF, TANH)])
+def test_ntk_is_that_of_the_kept_weights(activations, keep, rescale):
+    net = network(activations=activations, keep=keep, rescale=rescale, tau0=0.8, seed=3)
+    dense = nh.RandomMLP(P, (17, 23), activations, seed=3, device="cpu", dtype=torch.float64)
+    factors = [a**-0.5 if rescale else 1.0 for a in net.keep]
+    masks, centres, x = net.masks, net.centres, net.inputs(data())
+
+    def output(parameters, row):
+        weights = [
+            W * m * f for W, m, f in zip(parameters, masks, factors, strict=True)
+        ]  # gradients in all weights: the mask makes those that are pruned zero
+        h = row
+        for W, activation, centre in zip(weights, activations, centres, strict=False):
+            h = (activation.function(W @ h) - centre) / len(W) ** 0.5
+        return (weights[-1] @ h)[0]
+
+    parameters = (*dense.matrices, dense.readout[None])
+    per_sample = torch.func.vmap(torch.func.grad(output), in_dims=(None, 0))
+    J = torch.cat([g.flatten(1) for g in per_sample(parameters, x)], dim=1)
+    expected = (J @ J.T).numpy()
+    # The factor α^(−½) is applied in single precision when weights are drawn.
+    np.testing.assert_allclose(
+        nh.empirical_ntk(net, data()), expected, rtol=0, atol=1e-6 * np.abs(expected).max()
+    )
+
+
+def test_pairs_in_chunks_make_the_same_kernel(monkeypatch):
+    whole = nh.empirical_ntk(network(), data())
+    monkeypatch.setattr("ntklc_helpers.pruned._CHUNK", 7 * P)
+    np.testing.assert_allclose(nh.empirical_ntk(network(), data()), whole, rtol=1e-13)
+
+
+def test_nothing_pruned_is_the_dense_network():
+    dense = nh.RandomMLP(P, (17, 23), (RELU, TANH), device="cpu", dtype=torch.float64)
+    for kernel in (nh.empirical_ck, nh.empirical_ntk):
+        np.testing.assert_array_equal(kernel(network(keep=1.0), data()), kernel(dense, data()))
+
+
+# --- limits
+
+
+@given(
+    keep=st.lists(st.floats(0.05, 1), min_size=3, max_size=3),
+    slope=st.sampled_from([0.0, 0.1, -1.0]),
+)
+@settings(max_examples=10, deadline=None)
+def test_homogeneous_networks_only_gain_a_factor(keep, slope):
+    activation = nh.activation("leaky_relu", slope=slope)
+    X = data(n=6)
+    K, N = nh.limit_kernels(X, [activation] * 2, tau0=1.0)
+    pruned = nh.pruned_limit_kernels(X, [activation] * 2, keep, rescale=False, tau0=1.0)
+    # The shrunk activation has no closed form: its series is good to some 1e-6.
+    np.testing.assert_allclose(pruned[0], K * np.prod(keep[:-1]), atol=1e-5 * np.abs(K).max())
+    np.testing.assert_allclose(pruned[1], N * np.prod(keep), atol=1e-4 * np.prod(keep))
+    rescaled = nh.pruned_limit_kernels(X, [activation] * 2, keep, rescale=True, tau0=1.0)
+    np.testing.assert_array_equal(rescaled[1], N)
+
+
+@pytest.mark.parametrize("activations", [(RELU, RELU), (TANH, ERF), (RELU, GELU)])
+@pytest.mark.parametrize("rescale", [True, False])
+def test_networks_tend_to_the_limit(activations, rescale):
+    X, keep = data(n=10), (1.0, 0.4, 0.4)
+    limits = nh.pruned_limit_kernels(X, activations, keep, rescale=rescale, tau0=1.0)
+
+    def errors(width, seeds):
+        nets = [
+            network(
+                (width, width), activations, keep=keep, rescale=rescale, seed=s, dtype=torch.float32
+            )
+            for s in seeds
+        ]
+        return [
+            np.mean([np.linalg.norm(kernel(net, X) - limit) for net in nets])
+            / np.linalg.norm(limit)
+            for kernel, limit in zip((nh.empirical_ck, nh.empirical_ntk), limits, strict=True)
+        ]
+
+    # Fluctuations fall like width^(−½), by 4 from 64 to 1024.
+    for narrow, wide in zip(errors(64, range(20)), errors(1024, range(6)), strict=True):
+        assert 0.12 * narrow < wide < 0.45 * narrow
+
+
+def test_unscaled_pruning_of_tanh_is_no_factor():
+    X, keep = data(n=20), 0.2
+    N = nh.limit_kernels(X, [TANH, TANH], tau0=1.0)[1]
+    pruned = nh.pruned_limit_kernels(X, [TANH, TANH], keep, rescale=False, tau0=1.0)[1]
+    factor = np.vdot(pruned, N) / np.vdot(N, N)
+    assert factor > 2 * keep**3
+    assert nh.relative_error(pruned, factor * N) > 0.03
+
+
+def test_shrunk_activations():
+    steps = nh.Quantized([-1.0, 0.5], [0.0, 1.0, 3.0])
+    t = np.linspace(-4, 4, 101) + 1e-3
+    for activation in (RELU, TANH, steps, nh.activation("abs")):
+        small = shrink(activation, 0.3)
+        np.testing.assert_allclose(small(t), activation(np.sqrt(0.3) * t), rtol=1e-12)
+        slope = np.sqrt(0.3) * activation.derivative(np.sqrt(0.3) * t)
+        np.testing.assert_allclose(small.derivative(t), slope, rtol=1e-12)
+        assert small.has_jump == activation.has_jump
+    assert shrink(TANH, 1.0) is TANH
+
+
+# --- required width
+
+
+@given(slope=st.floats(-2, -0.1), start=st.floats(0.1, 10), share=st.floats(0.01, 0.99))
+def test_required_width_inverts_a_power_law(slope, start, share):
+    widths = np.array([10.0, 30, 100, 500])
+    width = 10 * 50**share
+    found = nh.required_width(widths, start * widths**slope, start * width**slope)
+    assert found == pytest.approx(width, rel=1e-9)
+
+
+def test_required_width_is_the_first_crossing():
+    assert nh.required_width([1, 2, 4, 8], [4, 1, 3, 0.5], 2.0) == pytest.approx(np.sqrt(2))
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        (0.0, r"keep must be in \(0, 1\], got 0.0"),
+        (1.2, r"keep must be in \(0, 1\]"),
+        ((0.5, 0.5), "keep must be one number, or one for each hidden layer .* 3 in all; got 2"),
+        ((0.5, float("nan"), 1), "keep must be finite"),
+        ("half", "keep must be numbers"),
+    ],
+)
+def test_bad_keep_names_the_argument(keep, message):
+    with pytest.raises(ValueError, match=message):
+        network(keep=keep)
+    with pytest.raises(ValueError, match=message):
+        nh.pruned_limit_kernels(data(), (RELU, TANH), keep, rescale=False)
+
+
+@pytest.mark.parametrize(
+    ("widths", "errors", "target", "message"),
+    [
+        ([1, 2], [3.0, 1.0], 0.5, "errors must cross the target 0.5 .* they go from 3 to 1"),
+        ([1, 2], [3.0, 1.0], 4.0, "errors must cross the target"),
+        ([2, 1], [3.0, 1.0], 2.0, "widths must increase"),
+        ([1, 2, 3], [3.0, 1.0], 2.0, "widths must increase and be as many"),
+        ([1, 2], [3.0, 0.0], 2.0, "widths and errors must be positive"),
+        ([1, 2], [3.0, 1.0], -1.0, "target must be a positive"),
+    ],
+)
+def test_bad_sweeps_have_no_required_width(widths, errors, target, message):
+    with pytest.raises(ValueError, match=message):
+        nh.required_width(widths, errors, target)
