@@ -20,7 +20,7 @@ PAGES := $(shell find book -type f -not -path 'book/notebooks/*' -not -path 'boo
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help env book parameters test lab bench lint clean FORCE
+.PHONY: help env book parameters test lab bench pruning-sweep lint clean FORCE
 MAKEFLAGS += --no-builtin-rules
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make test   run the tests, which also build the whole book in the smoke profile"
 	@echo "make lab    open the chapters' sources in JupyterLab"
 	@echo "make bench  run the benchmarks"
+	@echo "make pruning-sweep  prune and retrain, level by level (SWEEP=lenet, resnet20 or resnet50)"
 	@echo "make lint   check style and formatting, and that notebooks are stored without outputs"
 	@echo "make env    make the environment in VENV=$(VENV) from the lock"
 	@echo "make clean  remove what the build made; the environment stays"
@@ -77,6 +78,13 @@ lab: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
+
+# Stopped and called again, it goes on. RECORD=book/results/pruning_NAME also writes the record.
+SWEEP ?= lenet
+RECORD ?=
+pruning-sweep: $(INSTALLED)
+	$(BIN)/python -m ntklc_helpers.sweep $(SWEEP) --output build/pruning/$(SWEEP) \
+	    $(if $(RECORD),--record $(RECORD)) $(OPTIONS)
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .

@@ -13,13 +13,7 @@ from .comparison import (
 from .compress import compress
 from .compressed import CompressedNetwork, Memory, load
 from .datafiles import DataError, MissingDataError
-from .datasets import (
-    Dataset,
-    load_digits,
-    load_images,
-    load_mnist,
-    normalize,
-)
+from .datasets import Dataset, load_cifar10, load_digits, load_images, load_mnist, normalize
 from .equivalents import (
     KernelEquivalent,
     LayerCoefficients,
@@ -31,10 +25,12 @@ from .gmm import PRESETS, GaussianMixture, Sample, Statistics, estimate_statisti
 from .kernels import limit_kernels
 from .layers import TernaryLayer
 from .limiting import Outlier, SpectralDensity, limiting_spectrum
+from .lottery import Sweep, run_sweep
 from .matching import Matching, MatchingError, match
 from .moments import GaussianMoments, gaussian_moments
 from .networks import RandomMLP, empirical_ck, empirical_ntk
 from .pruned import PrunedMLP, pruned_limit_kernels, required_width
+from .pruning import prune_globally, rewind, snapshot, sparsity
 from .published import sigma_q_solution, sigma_t_solutions
 from .quantizers import linear_share_bound
 from .readout import Readout, fit_readout
@@ -66,6 +62,7 @@ __all__ = [
     "Sample",
     "SpectralDensity",
     "Statistics",
+    "Sweep",
     "TernaryLayer",
     "TernaryMatrix",
     "activation",
@@ -84,6 +81,7 @@ __all__ = [
     "limiting_spectrum",
     "linear_share_bound",
     "load",
+    "load_cifar10",
     "load_digits",
     "load_images",
     "load_mnist",
@@ -93,13 +91,18 @@ __all__ = [
     "pack_ternary",
     "power_law",
     "propagate",
+    "prune_globally",
     "pruned_limit_kernels",
     "relative_error",
     "required_width",
+    "rewind",
+    "run_sweep",
     "sigma_q",
     "sigma_q_solution",
     "sigma_t",
     "sigma_t_solutions",
+    "snapshot",
+    "sparsity",
     "spectral_norm",
     "ternary_entropy",
     "unpack_ternary",

@@ -102,12 +102,15 @@ def build(
     ValueError
         If the name is unknown, or ``resnet`` refuses the depth.
     """
-    if network == "lenet_300_100":
-        net: nn.Module = lenet_300_100(shape, n_classes)
-    elif match := re.fullmatch(r"resnet_(\d+)", network):
-        net = resnet(int(match[1]), shape, n_classes, width)
-    else:
+    match = re.fullmatch(r"lenet_300_100|resnet_(\d+)", network)
+    if not match:
         raise ValueError(f"network must be lenet_300_100 or resnet_D, got {network!r}")
+    # Layers draw weights of their own from the global generator as they are made.
+    with torch.random.fork_rng(devices=[]):
+        if match[1]:
+            net = resnet(int(match[1]), shape, n_classes, width)
+        else:
+            net = lenet_300_100(shape, n_classes)
     generator = torch.Generator().manual_seed(seed)
     for part in net.modules():
         if isinstance(part, nn.Linear | nn.Conv2d):

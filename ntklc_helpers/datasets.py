@@ -1,6 +1,7 @@
-"""Real images: MNIST in its IDX files, and the digits that ship with scikit-learn.
+"""Real images: MNIST, CIFAR-10, and the digits that ship with scikit-learn.
 
-Where the files are looked for is told in :mod:`ntklc_helpers.datafiles`.
+Where the files are looked for is told in :mod:`ntklc_helpers.datafiles` and
+:mod:`ntklc_helpers.cifar`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .cifar import read_cifar
 from .datafiles import DATA_VARIABLE, MissingDataError, mnist_file, read_idx, unusable
 from .validation import positive_integer, sample_matrix
 
@@ -28,9 +30,9 @@ class Dataset:
     labels : (n,) int64 array
         The position of each row's class in ``classes``: 0 … K − 1.
     classes : tuple of int
-        The K digits shown, in the order asked for.
+        The K digits or kinds shown, in the order asked for.
     name : str
-        ``"mnist"`` or ``"digits"``.
+        ``"mnist"``, ``"digits"`` or ``"cifar10"``.
     source : str
         Where the images come from, in words to show beside a figure.
     note : str
@@ -112,6 +114,31 @@ def load_digits(
     rows, labels, classes = _select(digits[part], classes, n, seed)
     source = "scikit-learn digits" + ("" if split == "all" else f", {split} part")
     return Dataset(images[part][rows] / 16.0, labels, classes, "digits", source)
+
+
+def load_cifar10(
+    split: str = "train", classes: Sequence[int] | None = None, n: int | None = None, seed: int = 0
+) -> Dataset:
+    """CIFAR-10's colour photographs of ten kinds of thing, 3 planes of 32 × 32, so p = 3,072.
+
+    Parameters as in :func:`load_mnist`; ``split`` is one of the 50,000 or the 10,000. Files that
+    are not the originals, such as a copy decoded from JPEG, are used; ``source`` then says so.
+
+    Raises
+    ------
+    MissingDataError
+        The files are neither on disk nor to be had.
+    DataError
+        A file is damaged, or the checksum of a download is wrong.
+    ValueError
+        ``split`` or a class is unknown, or ``n`` is out of reach.
+    """
+    _check_split(split, ("train", "test"))
+    _check_classes(classes)
+    images, kinds, original = read_cifar(split)
+    rows, labels, classes = _select(kinds, classes, n, seed)
+    name = "CIFAR-10" if original else "a copy of CIFAR-10 (not the original files)"
+    return Dataset(images[rows] / 255.0, labels, classes, "cifar10", f"{name}, {split} set")
 
 
 def load_images(

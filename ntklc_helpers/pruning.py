@@ -40,19 +40,19 @@ class Sparsity:
     size: dict[str, int]
 
     @property
-    def layers(self) -> dict[str, float]:
-        """Share of weights that are pruned, by layer."""
-        return {name: 1 - self.kept[name] / size for name, size in self.size.items()}
-
-    @property
-    def overall(self) -> float:
-        """Share of all these weights that are pruned."""
-        return 1 - self.left
+    def layers_left(self) -> dict[str, float]:
+        """Share of the weights that are left, by layer."""
+        return {name: self.kept[name] / size for name, size in self.size.items()}
 
     @property
     def left(self) -> float:
         """Share of all these weights that are left."""
         return sum(self.kept.values()) / sum(self.size.values())
+
+    @property
+    def overall(self) -> float:
+        """Share of all these weights that are pruned: the sparsity."""
+        return 1 - self.left
 
 
 def prunable_layers(module: nn.Module, layers: Sequence[str] | None = None) -> dict[str, nn.Module]:

@@ -65,7 +65,7 @@ def test_masks_compose_and_count(fractions, strategy, seed):
         assert report.size == SIZE and sum(report.kept.values()) == left
         assert report.left == pytest.approx(left / TOTAL)
         assert report.overall == pytest.approx(1 - left / TOTAL)
-        assert report.layers == {n: pytest.approx((~now[n]).sum() / SIZE[n]) for n in SIZE}
+        assert report.layers_left == {n: pytest.approx(now[n].sum() / SIZE[n]) for n in SIZE}
         before = now
 
 
@@ -75,8 +75,8 @@ def test_random_choice_is_uniform_and_of_its_seed():
     assert all(torch.equal(masks(net)[n], masks(again)[n]) for n in SIZE)
     assert not torch.equal(masks(net)["4"], masks(other)["4"])
     # A layer's count is hypergeometric: every weight goes with probability 0.3, whatever its size.
-    for name, share in sparsity(net).layers.items():
-        assert share == pytest.approx(0.3, abs=5 * (0.21 / SIZE[name]) ** 0.5)
+    for name, share in sparsity(net).layers_left.items():
+        assert share == pytest.approx(0.7, abs=5 * (0.21 / SIZE[name]) ** 0.5)
     kept = torch.cat([model().get_submodule(n).weight[m].abs() for n, m in masks(net).items()])
     lost = torch.cat([model().get_submodule(n).weight[~m].abs() for n, m in masks(net).items()])
     spread = (kept.var() / len(kept) + lost.var() / len(lost)) ** 0.5
@@ -168,7 +168,7 @@ def test_a_layer_may_lose_everything():
     initial = snapshot(net)
     dead = {"6": torch.zeros(3, 20, dtype=torch.bool)}
     rewind(apply_masks(net, dead), initial, rescale=True)
-    assert torch.isfinite(net(batch()[0])).all() and sparsity(net).layers["6"] == 1.0
+    assert torch.isfinite(net(batch()[0])).all() and sparsity(net).kept["6"] == 0
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.2, 1.5, float("nan"), "0.2", True])

@@ -1,0 +1,94 @@
+"""CIFAR-10's binary files (Krizhevsky, 2009): found on disk, or fetched into a cache.
+
+A file holds records of 1 label byte and 3,072 pixel bytes: the red, green and blue planes of
+32 × 32 pixels, row by row.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pooch
+from numpy.typing import NDArray
+
+from .datafiles import DATA_VARIABLE, DataError, MissingDataError
+
+FOLDER = "cifar-10-batches-bin"
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+FILES = {
+    "train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+    "test": ("test_batch.bin",),
+}
+SIDE = 32
+_PIXELS = 3 * SIDE**2
+# Label and first pixels of the first record of the original files.
+_OPENING = {"train": (6, 59, 43, 50), "test": (3, 158, 159, 165)}
+
+
+def cifar_files(split: str) -> list[Path]:
+    """The paths of a split's files, fetched and unpacked into the cache if need be.
+
+    Raises
+    ------
+    MissingDataError
+        One is not under NTKLC_DATA; or the variable is not set and they cannot be fetched.
+    DataError
+        The download has the wrong checksum; it is not kept.
+    """
+    given = os.environ.get(DATA_VARIABLE)
+    root = Path(given) if given else Path(pooch.os_cache("ntklc"))
+    paths = [root / FOLDER / name for name in FILES[split]]
+    missing = [path for path in paths if not path.is_file()]
+    if not missing:
+        return paths
+    advice = f"Set {DATA_VARIABLE} to a folder that holds {FOLDER}/ with CIFAR-10's binary files"
+    if given:
+        raise MissingDataError(
+            f"Looked for {missing[0]}; {DATA_VARIABLE} is set to {given}. {advice}"
+        )
+    try:
+        pooch.retrieve(
+            URL, f"md5:{MD5}", fname=Path(URL).name, path=root,
+            processor=pooch.Untar(extract_dir="."),
+            downloader=pooch.HTTPDownloader(progressbar=True, timeout=20),
+        )  # fmt: skip
+    except OSError as error:
+        raise MissingDataError(
+            f"Looked for {missing[0]}; {URL} could not be fetched "
+            f"({error.strerror or type(error).__name__}). {advice}"
+        ) from error
+    except ValueError as error:
+        raise DataError(f"{URL} has the wrong checksum and was not kept. {advice}") from error
+    return paths
+
+
+def read_cifar(split: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8], bool]:
+    """Images (n, 3072), labels (n,), and whether these are the original files.
+
+    A copy that was decoded from JPEG or put in another order does not begin with the same pixels.
+
+    Raises
+    ------
+    DataError
+        A file is missing, truncated, or holds a label above 9.
+    """
+    records = [_read(path) for path in cifar_files(split)]
+    original = tuple(records[0][0, :4].tolist()) == _OPENING[split]
+    table = np.concatenate(records)
+    return table[:, 1:], table[:, 0], original
+
+
+def _read(path: Path) -> NDArray[np.uint8]:
+    try:
+        content = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error})") from error
+    if content.size == 0 or content.size % (1 + _PIXELS):
+        raise DataError(f"{path} should hold records of {1 + _PIXELS} bytes, has {content.size:,}")
+    table = content.reshape(-1, 1 + _PIXELS)
+    if table[:, 0].max() > 9:
+        raise DataError(f"{path} holds the label {table[:, 0].max()}, not 0 to 9")
+    return table
