@@ -8,6 +8,7 @@ from .comparison import (
     leading_eigenpairs,
     power_law,
     relative_error,
+    required_width,
     spectral_norm,
 )
 from .compress import compress
@@ -29,7 +30,7 @@ from .lottery import Sweep, run_sweep
 from .matching import Matching, MatchingError, match
 from .moments import GaussianMoments, gaussian_moments
 from .networks import RandomMLP, empirical_ck, empirical_ntk
-from .pruned import PrunedMLP, pruned_limit_kernels, required_width
+from .pruned import PrunedMLP, first_layer_correction, pruned_limit_kernels
 from .pruning import prune_globally, rewind, snapshot, sparsity
 from .published import sigma_q_solution, sigma_t_solutions
 from .quantizers import linear_share_bound
@@ -74,6 +75,7 @@ __all__ = [
     "empirical_ck",
     "empirical_ntk",
     "estimate_statistics",
+    "first_layer_correction",
     "fit_readout",
     "gaussian_moments",
     "leading_eigenpairs",

@@ -16,8 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from .activations import Activation, AnyActivation, Quantized
 from .kernels import limit_kernels
+from .moments import gaussian_moments
 from .networks import RandomMLP
-from .validation import finite_array, positive
+from .validation import finite_array, positive, sample_matrix
 
 FloatArray = NDArray[np.float64]
 
@@ -193,33 +194,49 @@ def shrink(activation: AnyActivation, alpha: float) -> AnyActivation:
     )
 
 
-def required_width(widths: Sequence[float], errors: ArrayLike, target: float) -> float:
-    """The width at which the error first falls to ``target``, between widths on log axes.
+def first_layer_correction(
+    X: ArrayLike,
+    activation: AnyActivation,
+    keep: float,
+    *,
+    tau0: float,
+    fourth_moment: float = 3.0,
+) -> tuple[FloatArray, FloatArray]:
+    """What pruning W_1 adds to the limits of one hidden layer, rescaled, where n and p are alike.
 
     Parameters
     ----------
-    widths : (k,) increasing
-    errors : (k,) array
-        Positive; the error at each width.
-    target : float
+    X : (n, p) array
+    activation : Activation or Quantized
+    keep : float
+        α of W_1; the readout is not pruned.
+    tau0 : float
+        Scale of the input.
+    fourth_moment : float
+        Of the weights before pruning, which have variance 1: 3 if Gaussian, 1 if ±1.
+
+    Returns
+    -------
+    ΔK, ΔN : (n, n) float64 arrays
+        Off the diagonal, to leading order in 1/p; the diagonal is zero.
 
     Raises
     ------
     ValueError
-        If the widths do not increase, a value is not positive, or the error does not cross the
-        target between the first width and the last: nothing is extrapolated.
+        If X is not a matrix of finite numbers, or ``keep`` or ``tau0`` is out of range.
+
+    Notes
+    -----
+    With S_ij = Σ_k x_ik² x_jk² and d2 = E σ''(τ_0 ξ), both are multiples of d2² S. The fourth
+    cumulant of the rescaled weights, κ = m_4/α − 3, enters E[σ(u)σ(v)] as ¼ κ d2² S. The NTK has
+    α⁻¹ E[Σ_k m_k x_ik x_jk σ'(u)σ'(v)] besides: where weight k is kept its variance is 1/α, so the
+    covariance of u and v is larger by (1/α − 1) x_ik x_jk, and σ'σ' by that times E[σ''σ''] → d2².
+    The sum over k is (1/α − 1) d2² S.
     """
-    widths, errors = finite_array("widths", widths, 1), finite_array("errors", errors, 1)
-    target = positive("target", target)
-    if len(widths) != len(errors) or (np.diff(widths) <= 0).any():
-        raise ValueError("widths must increase and be as many as errors")
-    if (widths <= 0).any() or (errors <= 0).any():
-        raise ValueError("widths and errors must be positive")
-    below = int(np.argmax(errors <= target))
-    if errors[0] <= target or errors[below] > target:
-        raise ValueError(
-            f"errors must cross the target {target:.3g} between the first width and the last; "
-            f"they go from {errors[0]:.3g} to {errors[-1]:.3g}"
-        )
-    x, y = np.log(widths[below - 1 : below + 1]), np.log(errors[below - 1 : below + 1])
-    return float(np.exp(x[0] + (np.log(target) - y[0]) * (x[1] - x[0]) / (y[1] - y[0])))
+    X, tau0 = sample_matrix("X", X), positive("tau0", tau0)
+    (alpha,) = keep_probabilities(keep, 0)
+    squares = X**2 @ (X**2).T
+    np.fill_diagonal(squares, 0)
+    squares *= gaussian_moments(activation, tau0).d2 ** 2
+    K = (fourth_moment / alpha - 3) / 4 * squares
+    return K, K + (1 / alpha - 1) * squares

@@ -70,3 +70,34 @@ def test_align_undoes_a_rotation(seed):
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# --- required width
+
+
+@given(slope=st.floats(-2, -0.1), start=st.floats(0.1, 10), share=st.floats(0.01, 0.99))
+def test_required_width_inverts_a_power_law(slope, start, share):
+    widths = np.array([10.0, 30, 100, 500])
+    width = 10 * 50**share
+    found = nh.required_width(widths, start * widths**slope, start * width**slope)
+    assert found == pytest.approx(width, rel=1e-9)
+
+
+def test_required_width_is_the_first_crossing():
+    assert nh.required_width([1, 2, 4, 8], [4, 1, 3, 0.5], 2.0) == pytest.approx(np.sqrt(2))
+
+
+@pytest.mark.parametrize(
+    ("widths", "errors", "target", "message"),
+    [
+        ([1, 2], [3.0, 1.0], 0.5, "errors must cross the target 0.5 .* they go from 3 to 1"),
+        ([1, 2], [3.0, 1.0], 4.0, "errors must cross the target"),
+        ([2, 1], [3.0, 1.0], 2.0, "widths must increase"),
+        ([1, 2, 3], [3.0, 1.0], 2.0, "widths must increase and be as many"),
+        ([1, 2], [3.0, 0.0], 2.0, "widths and errors must be positive"),
+        ([1, 2], [3.0, 1.0], -1.0, "target must be a positive"),
+    ],
+)
+def test_bad_sweeps_have_no_required_width(widths, errors, target, message):
+    with pytest.raises(ValueError, match=message):
+        nh.required_width(widths, errors, target)

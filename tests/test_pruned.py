@@ -170,19 +170,39 @@ def test_shrunk_activations():
     assert shrink(TANH, 1.0) is TANH
 
 
-# --- required width
+# --- pruning the first layer where n and p are alike
 
 
-@given(slope=st.floats(-2, -0.1), start=st.floats(0.1, 10), share=st.floats(0.01, 0.99))
-def test_required_width_inverts_a_power_law(slope, start, share):
-    widths = np.array([10.0, 30, 100, 500])
-    width = 10 * 50**share
-    found = nh.required_width(widths, start * widths**slope, start * width**slope)
-    assert found == pytest.approx(width, rel=1e-9)
+@pytest.mark.parametrize(("law", "fourth"), [("gaussian", 3.0), ("rademacher", 1.0)])
+def test_first_layer_correction(law, fourth):
+    p, n, alpha = 100, 100, 0.2
+    X = data(n, p)
+    K, N = nh.limit_kernels(X, [RELU], tau0=1.0)
+    nets = [
+        nh.PrunedMLP(p, [2000], [RELU], weights=law, keep=(alpha, 1.0), seed=s, device="cpu")
+        for s in range(6)
+    ]
+    correction = nh.first_layer_correction(X, RELU, alpha, tau0=1.0, fourth_moment=fourth)
+    for kernel, limit, shift in zip(
+        (nh.empirical_ck, nh.empirical_ntk), (K, N), correction, strict=True
+    ):
+        # Along the constant vector, where all entries of the correction add up.
+        seen = np.array([(kernel(net, X) - limit).sum() / n for net in nets])
+        error = seen.std(ddof=1) / np.sqrt(len(seen))
+        # What is left out is of relative order κ/p.
+        assert abs(seen.mean() - shift.sum() / n) < 4 * error + 0.1 * abs(shift.sum() / n)
+        assert abs(seen.mean()) > 8 * error
 
 
-def test_required_width_is_the_first_crossing():
-    assert nh.required_width([1, 2, 4, 8], [4, 1, 3, 0.5], 2.0) == pytest.approx(np.sqrt(2))
+def test_first_layer_correction_vanishes_where_it_should():
+    X = data(8)
+    assert all(np.abs(c).max() < 1e-20 for c in nh.first_layer_correction(X, TANH, 0.1, tau0=1.0))
+    assert not any(c.any() for c in nh.first_layer_correction(X, RELU, 1.0, tau0=1.0))
+    # ±1 at a third of the weights has the Gaussian's fourth moment: only the NTK is corrected.
+    K, N = nh.first_layer_correction(X, RELU, 1 / 3, tau0=1.0, fourth_moment=1.0)
+    assert np.abs(K).max() < 1e-15 and N[0, 1] == pytest.approx((X[0] ** 2 @ X[1] ** 2) / np.pi)
+    with pytest.raises(ValueError, match=r"keep must be in \(0, 1\]"):
+        nh.first_layer_correction(X, RELU, 0.0, tau0=1.0)
 
 
 # --- bad input
@@ -203,19 +223,3 @@ def test_bad_keep_names_the_argument(keep, message):
         network(keep=keep)
     with pytest.raises(ValueError, match=message):
         nh.pruned_limit_kernels(data(), (RELU, TANH), keep, rescale=False)
-
-
-@pytest.mark.parametrize(
-    ("widths", "errors", "target", "message"),
-    [
-        ([1, 2], [3.0, 1.0], 0.5, "errors must cross the target 0.5 .* they go from 3 to 1"),
-        ([1, 2], [3.0, 1.0], 4.0, "errors must cross the target"),
-        ([2, 1], [3.0, 1.0], 2.0, "widths must increase"),
-        ([1, 2, 3], [3.0, 1.0], 2.0, "widths must increase and be as many"),
-        ([1, 2], [3.0, 0.0], 2.0, "widths and errors must be positive"),
-        ([1, 2], [3.0, 1.0], -1.0, "target must be a positive"),
-    ],
-)
-def test_bad_sweeps_have_no_required_width(widths, errors, target, message):
-    with pytest.raises(ValueError, match=message):
-        nh.required_width(widths, errors, target)
