@@ -172,7 +172,11 @@ def run_sweep(
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     images = load(sweep)
-    settings = asdict(sweep) | {"strategies": list(sweep.strategies), "source": images.source}
+    settings = asdict(sweep) | {
+        "strategies": list(sweep.strategies),
+        "source": images.source,
+        "n_images": [len(images.X), len(images.X_test)],
+    }
     folder = None if folder is None else Path(folder)
     if folder is not None:
         here = {"device": device_name(device), "torch": torch.__version__}
