@@ -67,6 +67,9 @@ $(EXECUTED): book/notebooks/%.ipynb: notebooks/%.ipynb build/parameters/%.json \
     $(wildcard ntklc_helpers/*.py)
 	@$(BUILD) chapter $*
 
+# Records of GPU runs are shown beside what runs here.
+book/notebooks/13_random_pruning.ipynb: $(wildcard book/results/pruning_*)
+
 $(HTML): $(EXECUTED) $(PAGES) _config.yml | $(INSTALLED)
 	@$(BUILD) pages
 

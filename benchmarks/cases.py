@@ -84,6 +84,36 @@ def jacobian_ntk() -> Work:
     return work
 
 
+def pruned_network() -> tuple[nh.PrunedMLP, np.ndarray]:
+    X = gaussian_rows(60, 300)
+    acts = [nh.activation("relu")] * 2
+    return nh.PrunedMLP(300, [500, 500], acts, keep=0.2, dtype=torch.float64, device="cpu"), X
+
+
+def pruned_ntk() -> Work:
+    net, X = pruned_network()
+    return lambda: nh.empirical_ntk(net, X)
+
+
+def masked_jacobian_ntk() -> Work:
+    net, X = pruned_network()
+    x, centres, masks = net.inputs(X), net.centres, net.masks
+    parameters = (*net.matrices, net.readout[None])
+
+    def output(weights: tuple[torch.Tensor, ...], row: torch.Tensor) -> torch.Tensor:
+        h = row
+        for W, act, centre in zip(weights, net.activations, centres, strict=False):
+            h = (act.function(W @ h) - centre) / len(W) ** 0.5
+        return (weights[-1] @ h)[0]
+
+    def work() -> np.ndarray:
+        gradients = torch.func.vmap(torch.func.grad(output), in_dims=(None, 0))(parameters, x)
+        kept = [(g * m).flatten(1) for g, m in zip(gradients, masks, strict=True)]
+        return sum(g @ g.T / net.keep[0] for g in kept).numpy()
+
+    return work
+
+
 def equivalent(n: int, p: int) -> nh.KernelEquivalent:
     X = gaussian_rows(n, p)
     stats = nh.estimate_statistics(X, np.arange(n) % 2)
@@ -181,6 +211,13 @@ CASES = {
         "torch.func Jacobian, contracted",
         finite_ntk,
         jacobian_ntk,
+        relative_difference,
+    ),
+    "pruned": Case(
+        "NTK in the kept weights, n = 60, widths 500-500, a fifth kept, float64",
+        "torch.func Jacobian on the masks, contracted",
+        pruned_ntk,
+        masked_jacobian_ntk,
         relative_difference,
     ),
     "spectrum": Case(
