@@ -30,16 +30,24 @@ from .lottery import Sweep, run_sweep
 from .matching import Matching, MatchingError, match
 from .moments import GaussianMoments, gaussian_moments
 from .networks import RandomMLP, empirical_ck, empirical_ntk
-from .pruned import PrunedMLP, first_layer_correction, pruned_limit_kernels
+from .pruned import MagnitudePrunedMLP, PrunedMLP, first_layer_correction, pruned_limit_kernels
 from .pruning import prune_globally, rewind, snapshot, sparsity
 from .published import sigma_q_solution, sigma_t_solutions
 from .quantizers import linear_share_bound
-from .readout import Readout, fit_readout
+from .readout import READOUT_DTYPES, Readout, fit_readout
 from .storage import NetworkFileError
-from .ternary import TernaryMatrix, draw_ternary, pack_ternary, ternary_entropy, unpack_ternary
+from .ternary import (
+    TernaryMatrix,
+    draw_ternary,
+    pack_ternary,
+    pruned_bytes,
+    ternary_entropy,
+    unpack_ternary,
+)
 
 __all__ = [
     "PRESETS",
+    "READOUT_DTYPES",
     "Activation",
     "Certificate",
     "CompressedNetwork",
@@ -49,6 +57,7 @@ __all__ = [
     "GaussianMoments",
     "KernelEquivalent",
     "LayerCoefficients",
+    "MagnitudePrunedMLP",
     "Matching",
     "MatchingError",
     "Memory",
@@ -94,6 +103,7 @@ __all__ = [
     "power_law",
     "propagate",
     "prune_globally",
+    "pruned_bytes",
     "pruned_limit_kernels",
     "relative_error",
     "required_width",

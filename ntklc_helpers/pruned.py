@@ -1,7 +1,7 @@
-"""Random networks, pruned at random: their weights, their kernels and the limits of these.
+"""Random networks, pruned: at random, with their kernels and the limits of these; by magnitude.
 
-Each weight is kept with probability α, independently of everything else. What is trained are the
-kept weights, so the gradient in a matrix W is that of the dense network on its mask.
+At random, each weight is kept with probability α, independently of everything else. What is trained
+are the kept weights, so the gradient in a matrix W is that of the dense network on its mask.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch.nn.utils import prune
 
 from .activations import Activation, AnyActivation, Quantized
 from .kernels import limit_kernels
@@ -112,6 +113,36 @@ class PrunedMLP(RandomMLP):
         gram = torch.empty(len(h), len(h), device=self.device, dtype=self.dtype)
         gram[first, second] = gram[second, first] = values * self._factor(layer) ** 2
         return gram
+
+
+@dataclass(frozen=True, eq=False)
+class MagnitudePrunedMLP(RandomMLP):
+    """A :class:`RandomMLP` of which each layer keeps its largest weights, brought to variance 1.
+
+    Parameters
+    ----------
+    p, widths, activations, tau0, weights, sparsity, degrees_of_freedom, seed, device, dtype
+        As in :class:`RandomMLP`: the dense network.
+    keep : float
+        Share of each layer's weights that stay, in (0, 1].
+
+    Raises
+    ------
+    ValueError
+        As :class:`RandomMLP`, or if ``keep`` is out of (0, 1].
+    """
+
+    keep: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        keep_probabilities(self.keep, len(self.widths))
+
+    def _draw(self, layer: int, shape: tuple[int, int]) -> NDArray[np.floating]:
+        dense = torch.from_numpy(super()._draw(layer, shape))
+        cut = prune.L1Unstructured(amount=round((1 - self.keep) * dense.numel()))
+        kept = dense * cut.compute_mask(dense, torch.ones_like(dense))
+        return (kept / kept.square().mean().sqrt()).numpy()
 
 
 def _pairs(first: torch.Tensor, second: torch.Tensor, size: int) -> zip:

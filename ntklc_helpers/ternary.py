@@ -199,6 +199,18 @@ def pack_ternary(matrix: TernaryMatrix) -> PackedTernary:
     )
 
 
+def pruned_bytes(matrix: ArrayLike) -> int:
+    """Bytes of a float32 matrix as small as a lossless file gets with what is used here.
+
+    All entries, or the non-zeros and where they stand, as :func:`pack_ternary` stores it;
+    whichever is less.
+    """
+    dense = np.asarray(matrix)
+    packed = pack_ternary(TernaryMatrix.from_dense((dense != 0).astype(np.int8)))
+    sparse = 4 * np.count_nonzero(dense) + packed.unary.nbytes + packed.low.nbytes
+    return min(4 * dense.size, int(sparse))
+
+
 def unpack_ternary(packed: PackedTernary) -> TernaryMatrix:
     """The matrix that was packed.
 

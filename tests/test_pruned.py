@@ -223,3 +223,17 @@ def test_bad_keep_names_the_argument(keep, message):
         network(keep=keep)
     with pytest.raises(ValueError, match=message):
         nh.pruned_limit_kernels(data(), (RELU, TANH), keep, rescale=False)
+
+
+def test_magnitude_pruning_keeps_the_largest_weights_of_the_dense_network():
+    dense = nh.RandomMLP(40, [50, 30], [nh.activation("relu")] * 2, 1.0, seed=5)
+    net = nh.MagnitudePrunedMLP(40, [50, 30], dense.activations, 1.0, seed=5, keep=0.3)
+    for W, full in zip(net.matrices, dense.matrices, strict=True):
+        kept = W != 0
+        assert kept.sum() == round(0.3 * W.numel())
+        assert full[kept].abs().min() >= full[~kept].abs().max()
+        assert W.square().mean().item() == pytest.approx(1, rel=1e-6)
+        ratio = W[kept] / full[kept]
+        assert torch.allclose(ratio, ratio[0].expand_as(ratio))
+    with pytest.raises(ValueError, match=r"keep must be in \(0, 1\]"):
+        nh.MagnitudePrunedMLP(40, [50], dense.activations[:1], 1.0, keep=0.0)

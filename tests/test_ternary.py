@@ -125,3 +125,16 @@ def test_bad_draws_are_refused(arguments, message):
 def test_what_is_not_ternary_is_refused(matrix):
     with pytest.raises(ValueError, match="hold -1, 0 and 1 only"):
         nh.TernaryMatrix.from_dense(matrix)
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.5, 0.1])
+def test_pruned_float_matrices_take_their_values_and_their_places(keep):
+    matrix = nh.draw_ternary((500, 400), 1 - keep, seed=3) * np.float32(0.3)
+    least = np.count_nonzero(matrix) * 4
+    # Places: at most the bitmap, at least the entropy of where they stand.
+    zeros = -sum(x * np.log2(x) for x in (keep, 1 - keep) if x) * matrix.size / 8
+    assert (
+        least + 0.98 * zeros
+        <= nh.pruned_bytes(matrix)
+        <= min(4 * matrix.size, least + 1.04 * zeros + 1)
+    )
