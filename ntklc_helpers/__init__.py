@@ -36,6 +36,14 @@ from .published import sigma_q_solution, sigma_t_solutions
 from .quantizers import linear_share_bound
 from .readout import READOUT_DTYPES, Readout, fit_readout
 from .storage import NetworkFileError
+from .straight_through import (
+    TernaryLayer,
+    TernaryNetwork,
+    clipped_relu,
+    ternary_features,
+    ternary_layers,
+    train_ternary,
+)
 from .ternary import (
     TernaryMatrix,
     draw_ternary,
@@ -44,6 +52,7 @@ from .ternary import (
     ternary_entropy,
     unpack_ternary,
 )
+from .training import Training, hidden_sparsity, prune_and_finetune, train_dense
 
 __all__ = [
     "PRESETS",
@@ -75,10 +84,13 @@ __all__ = [
     "Sweep",
     "TernaryLayer",
     "TernaryMatrix",
+    "TernaryNetwork",
+    "Training",
     "activation",
     "activation_names",
     "align",
     "ck_equivalent",
+    "clipped_relu",
     "compress",
     "draw_ternary",
     "empirical_ck",
@@ -87,6 +99,7 @@ __all__ = [
     "first_layer_correction",
     "fit_readout",
     "gaussian_moments",
+    "hidden_sparsity",
     "leading_eigenpairs",
     "limit_kernels",
     "limiting_spectrum",
@@ -102,6 +115,7 @@ __all__ = [
     "pack_ternary",
     "power_law",
     "propagate",
+    "prune_and_finetune",
     "prune_globally",
     "pruned_bytes",
     "pruned_limit_kernels",
@@ -117,5 +131,9 @@ __all__ = [
     "sparsity",
     "spectral_norm",
     "ternary_entropy",
+    "ternary_features",
+    "ternary_layers",
+    "train_dense",
+    "train_ternary",
     "unpack_ternary",
 ]

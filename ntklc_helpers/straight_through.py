@@ -1,0 +1,386 @@
+"""Training a network whose weights are ternary and whose activations are staircases throughout.
+
+Training moves real *latent* weights. Each forward pass runs the network that is kept: weights are
+the signs of the largest latents, activations are staircases. Each backward pass treats
+ternarisation as the identity (the straight-through estimator) and a staircase as the activation it
+stands for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import nn
+
+from .activations import Activation, Quantized
+from .networks import RandomMLP
+from .training import Labelled, LabelledData, Options, Training, minimise
+from .validation import positive, positive_integer
+
+# A ranking costs as much as a matrix product; between two of them the cut stays where it is.
+_STEPS_PER_RANKING = 10
+_PROBE = 1024
+_MOST_CODES = 256
+
+
+@dataclass(frozen=True, eq=False)
+class TernaryLayer:
+    """z = σ(scale · W z_prev + bias), W of −1, 0 and 1, σ a staircase.
+
+    Attributes
+    ----------
+    weights : (d, d_prev) int8 tensor
+    scale : float
+    bias : (d,) float tensor
+        Holds the centring of the layer before, too.
+    activation : Quantized
+    """
+
+    weights: torch.Tensor
+    scale: float
+    bias: torch.Tensor
+    activation: Quantized
+
+
+@dataclass(frozen=True, eq=False)
+class TernaryNetwork:
+    """Ternary layers and a float readout on the levels of the last.
+
+    Attributes
+    ----------
+    layers : tuple of TernaryLayer
+    readout : (K, d_L) float tensor
+    readout_bias : (K,) float tensor
+    """
+
+    layers: tuple[TernaryLayer, ...]
+    readout: torch.Tensor
+    readout_bias: torch.Tensor
+
+    @property
+    def sparsity(self) -> tuple[float, ...]:
+        """Share of zero weights, layer by layer."""
+        return tuple((layer.weights == 0).double().mean().item() for layer in self.layers)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Levels (n, d_L) of the last layer, for a float tensor x of shape (n, p)."""
+        return ternary_features(self.layers, x)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (n, K), for a float tensor x of shape (n, p)."""
+        return nn.functional.linear(self.features(x), self.readout, self.readout_bias)
+
+
+def ternary_features(layers: Sequence[TernaryLayer], x: torch.Tensor) -> torch.Tensor:
+    """Levels (n, d_L) of the last of some ternary layers, for a float tensor x (n, p).
+
+    Levels on a uniform grid pass from layer to layer as whole (or half) numbers, whose sums are
+    exact: from the second layer on, neither batch, device nor order of summation shows.
+    """
+    unit = 1.0
+    for layer in layers:
+        u = _affine(x, layer.weights.to(x.dtype), layer.scale * unit, layer.bias.to(x.dtype))
+        unit, codes = _grid(layer.activation)
+        x = _staircase(layer.activation, codes, u)
+    return unit * x
+
+
+def ternary_layers(net: RandomMLP) -> tuple[TernaryLayer, ...]:
+    """The layers of a random network with ternary weights and staircases.
+
+    ``(ternary_features(ternary_layers(net), x) - net.centres[-1]) / √d_L`` are ``net.features``.
+
+    Raises
+    ------
+    ValueError
+        If the weights are not ternary, or an activation is not a staircase.
+    """
+    _check_ternary(net)
+    size = (1 - net.sparsity) ** -0.5
+    fan = (1, *net.widths)
+    centres = (0.0, *net.centres)
+    layers = []
+    for W, activation, d, centre in zip(net.matrices, net.activations, fan, centres, strict=False):
+        signs, scale = torch.sign(W), size / math.sqrt(d)
+        layers.append(
+            TernaryLayer(signs.to(torch.int8), scale, -scale * centre * signs.sum(1), activation)
+        )
+    return tuple(layers)
+
+
+def clipped_relu(levels: int, top: float) -> Quantized:
+    """ReLU clipped at ``top`` and rounded to ``levels`` equally spaced values from 0 to ``top``.
+
+    The usual uniform quantiser, matched to nothing.
+
+    Raises
+    ------
+    ValueError
+        If ``levels`` is not a whole number of at least 2, or ``top`` is not positive.
+    """
+    steps, top = positive_integer("levels", levels) - 1, positive("top", top)
+    if not steps:
+        raise ValueError(f"levels must be at least 2, got {levels!r}")
+    return Quantized(
+        tuple((j + 0.5) * top / steps for j in range(steps)),
+        tuple(j * top / steps for j in range(steps + 1)),
+    )
+
+
+def train_ternary(
+    net: RandomMLP,
+    X: ArrayLike,
+    y: ArrayLike,
+    *,
+    surrogate: Activation | Sequence[Activation],
+    epochs: int,
+    seed: int,
+    batch_size: int = 256,
+    learning_rate: float = 2e-3,
+    latent_rate: float = 0.06,
+    validation: Labelled | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    progress: bool = True,
+) -> Training:
+    """Train a random network with ternary weights and staircases; ternary it stays.
+
+    Every layer keeps its number of non-zero weights, its scale and its staircase; what is learnt is
+    where the non-zeros stand and their signs, a bias per neuron, and the readout. The latents start
+    as Gaussians whose ternarisation is ``net``, so training starts at ``net`` itself.
+
+    Parameters
+    ----------
+    net : RandomMLP
+        With ternary weights; every activation a Quantized, such as those of :func:`match` with
+        ``grid="uniform"``.
+    X, y, epochs, seed, batch_size, validation, device, progress
+        As in :func:`train_dense`; ``seed`` is that of latents and batches.
+    surrogate : Activation, or one per layer
+        Its derivative stands in for the staircase's: the activation that was quantised.
+    learning_rate : float
+        Highest for biases and readout.
+    latent_rate : float
+        Highest for the latents, whose standard deviation is 1 at the start.
+    dtype : torch.dtype
+        Of the matrix products of the backward pass. The forward pass is float32, to be exact.
+
+    Returns
+    -------
+    Training
+        Its model: a TernaryNetwork.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, labels do not fit, or ``net`` is not ternary.
+    TypeError
+        If a surrogate is not an Activation.
+    """
+    _check_ternary(net)
+    surrogates = _surrogates(surrogate, len(net.widths))
+    learning_rate = positive("learning_rate", learning_rate)
+    latent_rate = positive("latent_rate", latent_rate)
+    options = Options(epochs, batch_size, seed, device, dtype, progress)
+    data = LabelledData.checked(X, y, validation)
+    if data.X.shape[1] != net.p:
+        raise ValueError(f"X must have p={net.p} columns, got {data.X.shape[1]}")
+    probe = torch.Generator().manual_seed(seed)
+    sample = data.X[torch.randperm(len(data.X), generator=probe)[:_PROBE]]
+    model = _Latent(net, surrogates, sample, data.n_classes, seed, dtype).to(options.device)
+    others = [*model.biases, model.readout, model.readout_bias]
+    rates = [(list(model.latents), latent_rate), (others, learning_rate)]
+    losses, accuracies = minimise(model, rates, data, options, model.rank)
+    return Training(model.cpu().deployed(), losses, accuracies)
+
+
+class _Latent(nn.Module):
+    """The real parameters behind a TernaryNetwork; its forward pass is that network's."""
+
+    def __init__(
+        self,
+        net: RandomMLP,
+        surrogates: Sequence[Activation],
+        sample: torch.Tensor,
+        n_classes: int,
+        seed: int,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        self.start, self.surrogates, self.dtype = ternary_layers(net), surrogates, dtype
+        self.grids = [_grid(layer.activation) for layer in self.start]
+        units = [1.0, *(unit for unit, _ in self.grids)]
+        self.centres = [m / u for m, u in zip((0.0, *net.centres), units, strict=True)]
+        self.gains = [layer.scale * u for layer, u in zip(self.start, units, strict=False)]
+        signs = [layer.weights.cpu().numpy() for layer in self.start]
+        self.kept = [np.count_nonzero(W) for W in signs]
+        self.latents = nn.ParameterList(
+            _gaussian_latents(W, np.random.default_rng([seed, layer]))
+            for layer, W in enumerate(signs)
+        )
+        self.biases = nn.ParameterList(torch.zeros(width) for width in net.widths)
+        self.readout = nn.Parameter(torch.zeros(n_classes, net.widths[-1]))
+        self.readout_bias = nn.Parameter(torch.zeros(n_classes))
+        self.bias_units = [1.0] * len(self.start)
+        self.rank(0)
+        # Adam moves every parameter alike, so each is measured in its own layer's spread.
+        with torch.no_grad():
+            for layer in range(len(self.start)):
+                u, sample = self.layer(layer, sample)
+                self.bias_units[layer] = u.std().item()
+        z = sample * self.grids[-1][0]
+        self.mean, self.spread = z.mean().item(), z.std().item()
+
+    def rank(self, step: int) -> None:
+        """Set the cuts so that each layer has as many non-zeros as at the start."""
+        if step % _STEPS_PER_RANKING == 0:
+            pairs = zip(self.latents, self.kept, strict=True)
+            self.cuts = [_cut(latent.data, kept) for latent, kept in pairs]
+
+    def layer(self, i: int, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pre-activations and codes of layer i, from the codes before it."""
+        bias = self.bias_units[i] * self.biases[i]
+        u = _TernaryProduct.apply(
+            x, self.latents[i], bias, self.cuts[i], self.gains[i], self.centres[i], self.dtype
+        )
+        unit, codes = self.grids[i]
+        stairs = self.start[i].activation
+        return u, _SurrogateStaircase.apply(u, stairs, codes, self.surrogates[i], unit)
+
+    def folded_readout(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weights and bias that act on levels, not on levels brought to mean 0 and variance 1."""
+        weights = self.readout / self.spread
+        return weights, self.readout_bias - self.mean * weights.sum(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for i in range(len(self.start)):
+            _, x = self.layer(i, x)
+        return nn.functional.linear(self.grids[-1][0] * x, *self.folded_readout())
+
+    @torch.no_grad()
+    def deployed(self) -> TernaryNetwork:
+        """The network that the forward pass runs, with no latents."""
+        layers = []
+        for i, old in enumerate(self.start):
+            W = _ternarised(self.latents[i], self.cuts[i])
+            bias = self.bias_units[i] * self.biases[i]
+            bias = _centred_bias(W, bias, self.gains[i], self.centres[i])
+            layers.append(TernaryLayer(W.to(torch.int8), old.scale, bias, old.activation))
+        return TernaryNetwork(tuple(layers), *self.folded_readout())
+
+
+class _TernaryProduct(torch.autograd.Function):
+    """gain · (x − centre) Wᵀ + bias with W the ternarised latents; ∂W/∂latent taken as 1."""
+
+    @staticmethod
+    def forward(ctx: Any, x, latent, bias, cut, gain, centre, dtype) -> torch.Tensor:
+        W = _ternarised(latent, cut)
+        ctx.save_for_backward(x, W)
+        ctx.constants = gain, centre, dtype
+        return _affine(x, W, gain, _centred_bias(W, bias, gain, centre))
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple:
+        x, W = ctx.saved_tensors
+        gain, centre, dtype = ctx.constants
+        scaled = (gain * grad).to(dtype)
+        to_x = (scaled @ W.to(dtype)).to(x.dtype) if ctx.needs_input_grad[0] else None
+        to_latent = (scaled.T @ (x - centre).to(dtype)).to(x.dtype)
+        return to_x, to_latent, grad.sum(0), None, None, None, None
+
+
+class _SurrogateStaircase(torch.autograd.Function):
+    """A staircase's codes forward; the surrogate's derivative, in units of a code, backward."""
+
+    @staticmethod
+    def forward(ctx: Any, u, stairs, codes, surrogate, unit) -> torch.Tensor:
+        ctx.save_for_backward(u)
+        ctx.constants = surrogate, unit
+        return _staircase(stairs, codes, u)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple:
+        surrogate, unit = ctx.constants
+        return grad * surrogate.derivative(ctx.saved_tensors[0]) / unit, None, None, None, None
+
+
+def _affine(x: torch.Tensor, W: torch.Tensor, gain: float, bias: torch.Tensor) -> torch.Tensor:
+    return gain * (x @ W.T) + bias
+
+
+def _centred_bias(W: torch.Tensor, bias: torch.Tensor, gain: float, centre: float) -> torch.Tensor:
+    return bias - gain * centre * W.sum(1)
+
+
+def _staircase(stairs: Quantized, codes: Sequence[float], u: torch.Tensor) -> torch.Tensor:
+    thresholds = torch.tensor(stairs.thresholds, dtype=u.dtype, device=u.device)
+    return torch.tensor(codes, dtype=u.dtype, device=u.device)[torch.bucketize(u, thresholds)]
+
+
+def _grid(stairs: Quantized) -> tuple[float, tuple[float, ...]]:
+    """(unit, codes) with levels = unit · codes: whole or half codes if the levels are on a grid."""
+    levels = np.array(stairs.levels)
+    gaps = np.diff(np.unique(levels))
+    if len(gaps):
+        unit = float(gaps.min())
+        codes = np.round(2 * levels / unit) / 2
+        if np.abs(codes).max() <= _MOST_CODES and np.allclose(
+            unit * codes, levels, rtol=0, atol=1e-9 * unit
+        ):
+            return unit, tuple(codes.tolist())
+    return 1.0, stairs.levels
+
+
+def _ternarised(latent: torch.Tensor, cut: float) -> torch.Tensor:
+    return nn.functional.hardshrink(latent, cut).sign()
+
+
+def _cut(latent: torch.Tensor, kept: int) -> float:
+    """The cut that exactly ``kept`` of the latents exceed in size; moves tied ones off it."""
+    if kept == latent.numel():
+        latent[latent == 0] = torch.finfo(latent.dtype).tiny
+        return 0.0
+    sizes = latent.abs().flatten().cpu().numpy()
+    rank = len(sizes) - kept
+    cut = float(np.partition(sizes, rank - 1)[rank - 1])
+    surplus = rank - np.count_nonzero(sizes <= cut)
+    if surplus < 0:
+        tied = torch.from_numpy(np.flatnonzero(sizes == cut)[:-surplus]).to(latent.device)
+        latent.view(-1)[tied] = latent.view(-1)[tied] * (1 + 1e-6) + torch.finfo(latent.dtype).tiny
+    return cut
+
+
+def _gaussian_latents(signs: NDArray, rng: np.random.Generator) -> nn.Parameter:
+    """Standard Gaussians, the largest in size where ``signs`` is not 0, with its signs."""
+    kept = signs != 0
+    dropped = kept.size - np.count_nonzero(kept)
+    sizes = np.sort(np.abs(rng.standard_normal(kept.size, dtype=np.float32)))
+    latent = np.empty(kept.shape, np.float32)
+    latent[~kept] = rng.permutation(sizes[:dropped]) * rng.choice([-1, 1], dropped)
+    latent[kept] = rng.permutation(sizes[dropped:]) * signs[kept]
+    return nn.Parameter(torch.from_numpy(latent))
+
+
+def _check_ternary(net: RandomMLP) -> None:
+    if net.weights != "ternary":
+        raise ValueError(f"net must have weights='ternary', got {net.weights!r}")
+    if names := [a.name for a in net.activations if not isinstance(a, Quantized)]:
+        raise ValueError(f"net must have a Quantized activation in every layer, got {names}")
+
+
+def _surrogates(surrogate: Activation | Sequence[Activation], depth: int) -> tuple[Activation, ...]:
+    alone = not isinstance(surrogate, Sequence)
+    surrogates = (surrogate,) * depth if alone else tuple(surrogate)
+    if not all(isinstance(one, Activation) for one in surrogates):
+        raise TypeError(
+            "surrogate must be an Activation, whose derivative is not 0, or one a layer"
+        )
+    if len(surrogates) != depth:
+        raise ValueError(f"surrogate must be one or {depth}, one per layer; got {len(surrogates)}")
+    return surrogates
