@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 import ntklc_helpers as nh
 from ntklc_helpers.straight_through import (
@@ -146,7 +147,7 @@ def test_levels_on_a_grid_are_whole_or_half_units():
 def test_ternary_training_learns_and_keeps_what_it_must(sparsity):
     net = network(sparsity)
     trained = nh.train_ternary(
-        net, *TRAIN, surrogate=RELU, epochs=8, seed=0, batch_size=64, validation=TEST, **QUIET
+        net, *TRAIN, surrogate=RELU, epochs=15, seed=0, batch_size=64, validation=TEST, **QUIET
     )
     for layer, W, activation in zip(
         trained.model.layers, net.matrices, net.activations, strict=True
@@ -157,9 +158,12 @@ def test_ternary_training_learns_and_keeps_what_it_must(sparsity):
         assert not torch.equal(layer.weights, W.sign().to(torch.int8))
         assert layer.activation == activation
     assert trained.losses[-1] < 0.2 * trained.losses[0]
-    assert len(trained.losses) == len(trained.accuracies) == 8
+    assert len(trained.losses) == len(trained.accuracies) == 15
     assert trained.accuracies[-1] == pytest.approx((trained.predict(TEST[0]) == TEST[1]).mean())
-    assert trained.accuracies[-1] > 0.88
+    # Against the best readout of the same network with its weights left at random.
+    features, held = (10 * net.features(X).numpy() for X in (TRAIN[0], TEST[0]))
+    readout = LogisticRegression(C=1.0, max_iter=1000).fit(features, TRAIN[1])
+    assert trained.accuracies[-1] > readout.score(held, TEST[1]) + 0.02
 
 
 def test_sparsity_is_reported_layer_by_layer():
@@ -169,12 +173,13 @@ def test_sparsity_is_reported_layer_by_layer():
 
 
 def test_dense_training_learns_and_starts_from_the_inputs_as_they_come():
-    once = nh.train_dense(*TRAIN, [60], epochs=6, seed=0, batch_size=64, validation=TEST, **QUIET)
+    options = {"epochs": 10, "seed": 0, "batch_size": 64, "learning_rate": 5e-3} | QUIET
+    once = nh.train_dense(*TRAIN, [60], validation=TEST, **options)
     assert once.losses[-1] < 0.2 * once.losses[0]
     assert once.accuracies[-1] > 0.9
     assert [type(layer).__name__ for layer in once.model] == ["Linear", "ReLU", "Linear"]
     scaled = (1000 * TRAIN[0], TRAIN[1])
-    again = nh.train_dense(*scaled, [60], epochs=6, seed=0, batch_size=64, **QUIET)
+    again = nh.train_dense(*scaled, [60], **options)
     assert again.accuracies == ()
     np.testing.assert_allclose(again.losses, once.losses, rtol=1e-3)
     assert (again.predict(1000 * TEST[0]) == once.predict(TEST[0])).mean() > 0.99
