@@ -267,7 +267,7 @@ def minimise(
         cycle_momentum=False,
     )
     order = torch.Generator().manual_seed(options.seed)
-    losses, accuracies = [], []
+    losses, accuracies, step = [], [], 0
     with tqdm(total=per_epoch * options.epochs, disable=not options.progress) as bar:
         for _ in range(options.epochs):
             total = torch.zeros((), device=options.device)
@@ -282,7 +282,8 @@ def minimise(
                 schedule.step()
                 total += loss.detach() * len(rows)
                 bar.update()
-                after_step(bar.n)
+                step += 1
+                after_step(step)
             losses.append(total.item() / len(X))
             if data.validation is not None:
                 accuracies.append(_accuracy(model, *data.validation, options.device))

@@ -222,6 +222,16 @@ def test_training_again_gives_the_same_and_another_seed_another():
     assert torch.equal(state, torch.random.get_rng_state())
 
 
+def test_progress_is_shown_on_demand_and_changes_nothing(capsys):
+    net = network(widths=(30, 20))
+    options = {"surrogate": RELU, "epochs": 1, "seed": 0, "batch_size": 32, "device": "cpu"}
+    quiet = nh.train_ternary(net, *TRAIN, progress=False, **options)
+    assert capsys.readouterr().err == ""
+    shown = nh.train_ternary(net, *TRAIN, progress=True, **options)
+    assert "38/38" in capsys.readouterr().err
+    assert quiet.losses == shown.losses
+
+
 def test_a_clipped_relu_rounds_to_the_nearest_level():
     stairs = nh.clipped_relu(7, 3.0)
     t = np.random.default_rng(0).uniform(-2, 5, 1000)
