@@ -2,8 +2,8 @@
 
 Training moves real *latent* weights. Each forward pass runs the network that is kept: weights are
 the signs of the largest latents, activations are staircases. Each backward pass treats
-ternarisation as the identity (the straight-through estimator) and a staircase as the activation it
-stands for.
+ternarisation as the identity (the straight-through estimator) and a staircase as the smooth
+t ↦ E σ(t + wξ), ξ ~ N(0, 1), whose derivative is Σ_j jump_j φ((t − threshold_j)/w)/w.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from .activations import Activation, Quantized
+from .activations import Quantized
 from .networks import RandomMLP
 from .training import Labelled, LabelledData, Options, Training, minimise
 from .validation import positive, positive_integer
@@ -27,6 +27,8 @@ from .validation import positive, positive_integer
 _STEPS_PER_RANKING = 10
 _PROBE = 1024
 _MOST_CODES = 256
+_NODES_PER_WIDTH = 64
+_REACH = 6.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,12 +140,12 @@ def train_ternary(
     X: ArrayLike,
     y: ArrayLike,
     *,
-    surrogate: Activation | Sequence[Activation],
     epochs: int,
     seed: int,
     batch_size: int = 256,
     learning_rate: float = 2e-3,
     latent_rate: float = 0.06,
+    smoothing: float = 0.6,
     validation: Labelled | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
@@ -162,12 +164,12 @@ def train_ternary(
         ``grid="uniform"``.
     X, y, epochs, seed, batch_size, validation, device, progress
         As in :func:`train_dense`; ``seed`` is that of latents and batches.
-    surrogate : Activation, or one per layer
-        Its derivative stands in for the staircase's: the activation that was quantised.
     learning_rate : float
         Highest for biases and readout.
     latent_rate : float
         Highest for the latents, whose standard deviation is 1 at the start.
+    smoothing : float
+        w in units of the layer's standard deviation of t at the start.
     dtype : torch.dtype
         Of the matrix products of the backward pass. The forward pass is float32, to be exact.
 
@@ -180,23 +182,27 @@ def train_ternary(
     ------
     ValueError
         If an argument is out of range, labels do not fit, or ``net`` is not ternary.
-    TypeError
-        If a surrogate is not an Activation.
     """
     _check_ternary(net)
-    surrogates = _surrogates(surrogate, len(net.widths))
     learning_rate = positive("learning_rate", learning_rate)
     latent_rate = positive("latent_rate", latent_rate)
+    smoothing = positive("smoothing", smoothing)
     options = Options(epochs, batch_size, seed, device, dtype, progress)
     data = LabelledData.checked(X, y, validation)
     if data.X.shape[1] != net.p:
         raise ValueError(f"X must have p={net.p} columns, got {data.X.shape[1]}")
     probe = torch.Generator().manual_seed(seed)
     sample = data.X[torch.randperm(len(data.X), generator=probe)[:_PROBE]]
-    model = _Latent(net, surrogates, sample, data.n_classes, seed, dtype).to(options.device)
+    model = _Latent(net, smoothing, sample, data.n_classes, seed, dtype).to(options.device)
     others = [*model.biases, model.readout, model.readout_bias]
     rates = [(list(model.latents), latent_rate), (others, learning_rate)]
-    losses, accuracies = minimise(model, rates, data, options, model.rank)
+    per_epoch = math.ceil(len(data.X) / options.batch_size)
+
+    def rank(step: int) -> None:
+        if step % _STEPS_PER_RANKING == 0 or step % per_epoch == 0:
+            model.rank()
+
+    losses, accuracies = minimise(model, rates, data, options, rank)
     return Training(model.cpu().deployed(), losses, accuracies)
 
 
@@ -206,14 +212,14 @@ class _Latent(nn.Module):
     def __init__(
         self,
         net: RandomMLP,
-        surrogates: Sequence[Activation],
+        smoothing: float,
         sample: torch.Tensor,
         n_classes: int,
         seed: int,
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
-        self.start, self.surrogates, self.dtype = ternary_layers(net), surrogates, dtype
+        self.start, self.dtype = ternary_layers(net), dtype
         self.grids = [_grid(layer.activation) for layer in self.start]
         units = [1.0, *(unit for unit, _ in self.grids)]
         self.centres = [m / u for m, u in zip((0.0, *net.centres), units, strict=True)]
@@ -227,40 +233,41 @@ class _Latent(nn.Module):
         self.biases = nn.ParameterList(torch.zeros(width) for width in net.widths)
         self.readout = nn.Parameter(torch.zeros(n_classes, net.widths[-1]))
         self.readout_bias = nn.Parameter(torch.zeros(n_classes))
-        self.bias_units = [1.0] * len(self.start)
-        self.rank(0)
-        # Adam moves every parameter alike, so each is measured in its own layer's spread.
+        self.spreads, self.slopes = [], []
+        self.rank()
         with torch.no_grad():
-            for layer in range(len(self.start)):
-                u, sample = self.layer(layer, sample)
-                self.bias_units[layer] = u.std().item()
+            for i, layer in enumerate(self.start):
+                u = self.product(i, sample, self.biases[i])
+                unit, codes = self.grids[i]
+                self.spreads.append(u.std().item())
+                self.slopes.append(_Slope.of(layer.activation, smoothing * self.spreads[i], unit))
+                sample = _staircase(layer.activation, codes, u)
         z = sample * self.grids[-1][0]
-        self.mean, self.spread = z.mean().item(), z.std().item()
+        self.mean, self.scale = z.mean().item(), z.std().item()
 
-    def rank(self, step: int) -> None:
+    def rank(self) -> None:
         """Set the cuts so that each layer has as many non-zeros as at the start."""
-        if step % _STEPS_PER_RANKING == 0:
-            pairs = zip(self.latents, self.kept, strict=True)
-            self.cuts = [_cut(latent.data, kept) for latent, kept in pairs]
+        pairs = zip(self.latents, self.kept, strict=True)
+        self.cuts = [_cut(latent.data, kept) for latent, kept in pairs]
 
-    def layer(self, i: int, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pre-activations and codes of layer i, from the codes before it."""
-        bias = self.bias_units[i] * self.biases[i]
-        u = _TernaryProduct.apply(
+    def product(self, i: int, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return _TernaryProduct.apply(
             x, self.latents[i], bias, self.cuts[i], self.gains[i], self.centres[i], self.dtype
         )
-        unit, codes = self.grids[i]
-        stairs = self.start[i].activation
-        return u, _SurrogateStaircase.apply(u, stairs, codes, self.surrogates[i], unit)
+
+    def bias(self, i: int) -> torch.Tensor:
+        """Measured in its layer's spread, since Adam moves every parameter alike."""
+        return self.spreads[i] * self.biases[i]
 
     def folded_readout(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Weights and bias that act on levels, not on levels brought to mean 0 and variance 1."""
-        weights = self.readout / self.spread
+        weights = self.readout / self.scale
         return weights, self.readout_bias - self.mean * weights.sum(1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for i in range(len(self.start)):
-            _, x = self.layer(i, x)
+        for i, layer in enumerate(self.start):
+            u = self.product(i, x, self.bias(i))
+            x = _SurrogateStaircase.apply(u, layer.activation, self.grids[i][1], self.slopes[i])
         return nn.functional.linear(self.grids[-1][0] * x, *self.folded_readout())
 
     @torch.no_grad()
@@ -269,8 +276,7 @@ class _Latent(nn.Module):
         layers = []
         for i, old in enumerate(self.start):
             W = _ternarised(self.latents[i], self.cuts[i])
-            bias = self.bias_units[i] * self.biases[i]
-            bias = _centred_bias(W, bias, self.gains[i], self.centres[i])
+            bias = _centred_bias(W, self.bias(i), self.gains[i], self.centres[i])
             layers.append(TernaryLayer(W.to(torch.int8), old.scale, bias, old.activation))
         return TernaryNetwork(tuple(layers), *self.folded_readout())
 
@@ -296,18 +302,40 @@ class _TernaryProduct(torch.autograd.Function):
 
 
 class _SurrogateStaircase(torch.autograd.Function):
-    """A staircase's codes forward; the surrogate's derivative, in units of a code, backward."""
+    """A staircase's codes forward; the slope of its smoothed version backward."""
 
     @staticmethod
-    def forward(ctx: Any, u, stairs, codes, surrogate, unit) -> torch.Tensor:
+    def forward(ctx: Any, u, stairs, codes, slope) -> torch.Tensor:
         ctx.save_for_backward(u)
-        ctx.constants = surrogate, unit
+        ctx.slope = slope
         return _staircase(stairs, codes, u)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple:
-        surrogate, unit = ctx.constants
-        return grad * surrogate.derivative(ctx.saved_tensors[0]) / unit, None, None, None, None
+        return grad * ctx.slope(ctx.saved_tensors[0]), None, None, None
+
+
+@dataclass(frozen=True, eq=False)
+class _Slope:
+    """A function that vanishes at both ends of a table; the table's nearest entry is read."""
+
+    low: float
+    step: float
+    values: torch.Tensor
+
+    @classmethod
+    def of(cls, stairs: Quantized, width: float, unit: float) -> _Slope:
+        """Σ_j jump_j φ((t − threshold_j)/width)/(unit · width), every 1/64 of a width."""
+        thresholds, step = np.array(stairs.thresholds), width / _NODES_PER_WIDTH
+        low = thresholds[0] - _REACH * width
+        t = np.arange(low, thresholds[-1] + _REACH * width, step)
+        bells = np.exp(-(((t[:, None] - thresholds) / width) ** 2) / 2)
+        values = bells @ np.array(stairs.jumps) / (unit * width * math.sqrt(2 * math.pi))
+        return cls(float(low), step, torch.from_numpy(values))
+
+    def __call__(self, u: torch.Tensor) -> torch.Tensor:
+        node = ((u - self.low) / self.step).round().clamp(0, len(self.values) - 1).long()
+        return self.values.to(u.device, u.dtype)[node]
 
 
 def _affine(x: torch.Tensor, W: torch.Tensor, gain: float, bias: torch.Tensor) -> torch.Tensor:
@@ -372,15 +400,3 @@ def _check_ternary(net: RandomMLP) -> None:
         raise ValueError(f"net must have weights='ternary', got {net.weights!r}")
     if names := [a.name for a in net.activations if not isinstance(a, Quantized)]:
         raise ValueError(f"net must have a Quantized activation in every layer, got {names}")
-
-
-def _surrogates(surrogate: Activation | Sequence[Activation], depth: int) -> tuple[Activation, ...]:
-    alone = not isinstance(surrogate, Sequence)
-    surrogates = (surrogate,) * depth if alone else tuple(surrogate)
-    if not all(isinstance(one, Activation) for one in surrogates):
-        raise TypeError(
-            "surrogate must be an Activation, whose derivative is not 0, or one a layer"
-        )
-    if len(surrogates) != depth:
-        raise ValueError(f"surrogate must be one or {depth}, one per layer; got {len(surrogates)}")
-    return surrogates

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import ndtr
 from sklearn.linear_model import LogisticRegression
 
 import ntklc_helpers as nh
@@ -10,12 +11,13 @@ from ntklc_helpers.straight_through import (
     _cut,
     _grid,
     _Latent,
+    _Slope,
     _SurrogateStaircase,
     _ternarised,
     _TernaryProduct,
 )
 
-RELU, TANH = nh.activation("relu"), nh.activation("tanh")
+RELU = nh.activation("relu")
 MATCHED = nh.match([RELU] * 2, tau0=1.0, levels=8, grid="uniform").activations
 QUIET = {"device": "cpu", "progress": False}
 
@@ -35,8 +37,7 @@ def network(sparsity=0.8, activations=MATCHED, widths=(60, 50), seed=0, p=64, **
 
 def latent_model(net, seed=0, dtype=torch.float32):
     sample = torch.from_numpy(TRAIN[0][:200]).float()
-    surrogates = [RELU] * len(net.widths)
-    return _Latent(net, surrogates, sample, n_classes=10, seed=seed, dtype=dtype)
+    return _Latent(net, 0.6, sample, n_classes=10, seed=seed, dtype=dtype)
 
 
 def moved(net):
@@ -45,7 +46,7 @@ def moved(net):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.3 * torch.randn(parameter.shape, generator=rng)
-    model.rank(0)
+    model.rank()
     return model
 
 
@@ -113,14 +114,25 @@ def test_gradient_of_the_ternary_product_is_straight_through():
     torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.parametrize("surrogate", [RELU, TANH, nh.activation("leaky_relu", slope=0.3)])
-def test_gradient_of_a_staircase_is_the_surrogate_s(surrogate):
-    u = torch.linspace(-3, 3, 41, dtype=torch.float64, requires_grad=True)
-    unit, codes = _grid(MATCHED[0])
-    value = _SurrogateStaircase.apply(u, MATCHED[0], codes, surrogate, unit)
-    np.testing.assert_allclose(unit * value.detach(), MATCHED[0](u.detach()), rtol=1e-12)
+@pytest.mark.parametrize("stairs", [*MATCHED, nh.sigma_t(-0.5, 1.0, -2.0), nh.activation("sign")])
+def test_gradient_of_a_staircase_is_that_of_its_gaussian_smoothing(stairs):
+    unit, codes = _grid(stairs)
+    width, u = 0.4, torch.linspace(-9, 9, 301, dtype=torch.float64, requires_grad=True)
+    value = _SurrogateStaircase.apply(u, stairs, codes, _Slope.of(stairs, width, unit))
+    np.testing.assert_allclose(unit * value.detach(), stairs(u.detach()), rtol=1e-12)
     (gradient,) = torch.autograd.grad(value.sum(), u)
-    torch.testing.assert_close(unit * gradient, surrogate.derivative(u.detach()))
+
+    def smoothed(t):
+        cells = np.diff(ndtr((np.array(stairs.thresholds) - t[:, None]) / width), axis=1)
+        ends = ndtr((np.array(stairs.thresholds)[[0, -1]] - t[:, None]) / width)
+        return np.column_stack([ends[:, 0], cells, 1 - ends[:, 1]]) @ np.array(stairs.levels)
+
+    t, h = u.detach().numpy(), 1e-4
+    expected = (smoothed(t + h) - smoothed(t - h)) / (2 * h)
+    # The table is read half a node off at most; φ' is at most 0.242.
+    error = 0.242 * np.abs(stairs.jumps).sum() / (128 * width) + 1e-6
+    np.testing.assert_allclose(unit * gradient, expected, rtol=0, atol=error)
+    assert np.abs(expected).max() > 20 * error
 
 
 @pytest.mark.parametrize("kept", [1, 5, 11, 12])
@@ -147,7 +159,7 @@ def test_levels_on_a_grid_are_whole_or_half_units():
 def test_ternary_training_learns_and_keeps_what_it_must(sparsity):
     net = network(sparsity)
     trained = nh.train_ternary(
-        net, *TRAIN, surrogate=RELU, epochs=15, seed=0, batch_size=64, validation=TEST, **QUIET
+        net, *TRAIN, epochs=15, seed=0, batch_size=64, validation=TEST, **QUIET
     )
     for layer, W, activation in zip(
         trained.model.layers, net.matrices, net.activations, strict=True
@@ -212,7 +224,7 @@ def test_training_again_gives_the_same_and_another_seed_another():
     def parameters(seed):
         dense = nh.train_dense(*TRAIN, [30], epochs=1, seed=seed, **QUIET)
         net = network(widths=(30, 20))
-        ternary = nh.train_ternary(net, *TRAIN, surrogate=RELU, epochs=1, seed=seed, **QUIET).model
+        ternary = nh.train_ternary(net, *TRAIN, epochs=1, seed=seed, **QUIET).model
         return [*dense.model.parameters(), ternary.readout, *(la.weights for la in ternary.layers)]
 
     state = torch.random.get_rng_state()
@@ -224,7 +236,7 @@ def test_training_again_gives_the_same_and_another_seed_another():
 
 def test_progress_is_shown_on_demand_and_changes_nothing(capsys):
     net = network(widths=(30, 20))
-    options = {"surrogate": RELU, "epochs": 1, "seed": 0, "batch_size": 32, "device": "cpu"}
+    options = {"epochs": 1, "seed": 0, "batch_size": 32, "device": "cpu"}
     quiet = nh.train_ternary(net, *TRAIN, progress=False, **options)
     assert capsys.readouterr().err == ""
     shown = nh.train_ternary(net, *TRAIN, progress=True, **options)
@@ -239,7 +251,7 @@ def test_a_clipped_relu_rounds_to_the_nearest_level():
 
 
 def ternary_with(**change):
-    arguments = {"net": network(), "X": TRAIN[0], "y": TRAIN[1], "surrogate": RELU}
+    arguments = {"net": network(), "X": TRAIN[0], "y": TRAIN[1]}
     return nh.train_ternary(**(arguments | {"epochs": 1, "seed": 0} | QUIET | change))
 
 
@@ -286,10 +298,8 @@ def test_bad_models_are_refused():
         ternary_with(net=network(activations=(MATCHED[0], RELU)))
     with pytest.raises(ValueError, match="X must have p=65 columns, got 64"):
         ternary_with(net=network(p=65))
-    with pytest.raises(TypeError, match="surrogate must be an Activation"):
-        ternary_with(surrogate=MATCHED[0])
-    with pytest.raises(ValueError, match="surrogate must be one or 2, one per layer; got 3"):
-        ternary_with(surrogate=[RELU] * 3)
+    with pytest.raises(ValueError, match="smoothing must be a positive"):
+        ternary_with(smoothing=0.0)
     with pytest.raises(ValueError, match="latent_rate must be a positive"):
         ternary_with(latent_rate=-1.0)
     with pytest.raises(ValueError, match="widths must have at least one entry"):
