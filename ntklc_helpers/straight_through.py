@@ -181,7 +181,8 @@ def train_ternary(
     Raises
     ------
     ValueError
-        If an argument is out of range, labels do not fit, or ``net`` is not ternary.
+        If an argument is out of range, labels do not fit, or ``net`` is not ternary or constant
+        on X.
     """
     _check_ternary(net)
     learning_rate = positive("learning_rate", learning_rate)
@@ -244,6 +245,8 @@ class _Latent(nn.Module):
                 sample = _staircase(layer.activation, codes, u)
         z = sample * self.grids[-1][0]
         self.mean, self.scale = z.mean().item(), z.std().item()
+        if not (self.scale > 0 and min(self.spreads) > 0):
+            raise ValueError("net must not be constant on X: it has no direction to learn in")
 
     def rank(self) -> None:
         """Set the cuts so that each layer has as many non-zeros as at the start."""
