@@ -36,14 +36,7 @@ from .published import sigma_q_solution, sigma_t_solutions
 from .quantizers import linear_share_bound
 from .readout import READOUT_DTYPES, Readout, fit_readout
 from .storage import NetworkFileError
-from .straight_through import (
-    TernaryLayer,
-    TernaryNetwork,
-    clipped_relu,
-    ternary_features,
-    ternary_layers,
-    train_ternary,
-)
+from .straight_through import TernaryNetwork, clipped_relu, train_ternary
 from .ternary import (
     TernaryMatrix,
     draw_ternary,
@@ -131,8 +124,6 @@ __all__ = [
     "sparsity",
     "spectral_norm",
     "ternary_entropy",
-    "ternary_features",
-    "ternary_layers",
     "train_dense",
     "train_ternary",
     "unpack_ternary",

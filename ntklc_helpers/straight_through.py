@@ -19,7 +19,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from .activations import Quantized
+from .compressed import CompressedNetwork
+from .layers import TernaryLayer
 from .networks import RandomMLP
+from .readout import Readout
+from .ternary import TernaryMatrix
 from .training import Labelled, LabelledData, Options, Training, minimise
 from .validation import positive, positive_integer
 
@@ -32,7 +36,7 @@ _REACH = 6.0
 
 
 @dataclass(frozen=True, eq=False)
-class TernaryLayer:
+class TorchLayer:
     """z = σ(scale · W z_prev + bias), W of −1, 0 and 1, σ a staircase.
 
     Attributes
@@ -56,12 +60,12 @@ class TernaryNetwork:
 
     Attributes
     ----------
-    layers : tuple of TernaryLayer
+    layers : tuple of TorchLayer
     readout : (K, d_L) float tensor
     readout_bias : (K,) float tensor
     """
 
-    layers: tuple[TernaryLayer, ...]
+    layers: tuple[TorchLayer, ...]
     readout: torch.Tensor
     readout_bias: torch.Tensor
 
@@ -74,12 +78,27 @@ class TernaryNetwork:
         """Levels (n, d_L) of the last layer, for a float tensor x of shape (n, p)."""
         return ternary_features(self.layers, x)
 
+    def compressed(self) -> CompressedNetwork:
+        """The same network, to run on integers and to save; its classes are 0 … K − 1."""
+        layers = [
+            TernaryLayer(
+                weights=TernaryMatrix.from_dense(layer.weights.cpu().numpy()),
+                scale=layer.scale,
+                thresholds=np.array(layer.activation.thresholds),
+                levels=np.array(layer.activation.levels),
+                offset=layer.bias.cpu().numpy(),
+            )
+            for layer in self.layers
+        ]
+        weights, bias = self.readout.cpu().numpy().T, self.readout_bias.cpu().numpy()
+        return CompressedNetwork(layers, Readout.from_weights(weights, bias, np.arange(len(bias))))
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (n, K), for a float tensor x of shape (n, p)."""
         return nn.functional.linear(self.features(x), self.readout, self.readout_bias)
 
 
-def ternary_features(layers: Sequence[TernaryLayer], x: torch.Tensor) -> torch.Tensor:
+def ternary_features(layers: Sequence[TorchLayer], x: torch.Tensor) -> torch.Tensor:
     """Levels (n, d_L) of the last of some ternary layers, for a float tensor x (n, p).
 
     Levels on a uniform grid pass from layer to layer as whole (or half) numbers, whose sums are
@@ -93,7 +112,7 @@ def ternary_features(layers: Sequence[TernaryLayer], x: torch.Tensor) -> torch.T
     return unit * x
 
 
-def ternary_layers(net: RandomMLP) -> tuple[TernaryLayer, ...]:
+def ternary_layers(net: RandomMLP) -> tuple[TorchLayer, ...]:
     """The layers of a random network with ternary weights and staircases.
 
     ``(ternary_features(ternary_layers(net), x) - net.centres[-1]) / √d_L`` are ``net.features``.
@@ -111,7 +130,7 @@ def ternary_layers(net: RandomMLP) -> tuple[TernaryLayer, ...]:
     for W, activation, d, centre in zip(net.matrices, net.activations, fan, centres, strict=False):
         signs, scale = torch.sign(W), size / math.sqrt(d)
         layers.append(
-            TernaryLayer(signs.to(torch.int8), scale, -scale * centre * signs.sum(1), activation)
+            TorchLayer(signs.to(torch.int8), scale, -scale * centre * signs.sum(1), activation)
         )
     return tuple(layers)
 
@@ -280,7 +299,7 @@ class _Latent(nn.Module):
         for i, old in enumerate(self.start):
             W = _ternarised(self.latents[i], self.cuts[i])
             bias = _centred_bias(W, self.bias(i), self.gains[i], self.centres[i])
-            layers.append(TernaryLayer(W.to(torch.int8), old.scale, bias, old.activation))
+            layers.append(TorchLayer(W.to(torch.int8), old.scale, bias, old.activation))
         return TernaryNetwork(tuple(layers), *self.folded_readout())
 
 

@@ -15,6 +15,8 @@ from ntklc_helpers.straight_through import (
     _SurrogateStaircase,
     _ternarised,
     _TernaryProduct,
+    ternary_features,
+    ternary_layers,
 )
 
 RELU = nh.activation("relu")
@@ -63,10 +65,10 @@ def test_the_forward_pass_is_the_network_that_is_kept(sparsity, activations):
 @pytest.mark.parametrize("sparsity", [0.0, 0.7, 0.9])
 def test_training_starts_at_the_matched_network(sparsity):
     net = network(sparsity)
-    layers = nh.ternary_layers(net)
+    layers = ternary_layers(net)
     x = torch.from_numpy(TEST[0]).float()
     # A pre-activation next to a threshold may fall on its other side: one level of difference.
-    h = (nh.ternary_features(layers, x) - net.centres[-1]) / 50**0.5
+    h = (ternary_features(layers, x) - net.centres[-1]) / 50**0.5
     step = max(np.abs(net.activations[-1].jumps)) / 50**0.5
     difference = (h - net.features(TEST[0])).abs()
     assert difference.max() < 1.01 * step
@@ -76,7 +78,7 @@ def test_training_starts_at_the_matched_network(sparsity):
         assert torch.equal(layer.weights, kept.weights)
         assert torch.equal(layer.weights.sign(), W.sign().to(torch.int8))
         assert torch.allclose(layer.bias, kept.bias, rtol=1e-6)
-    assert torch.equal(start.features(x), nh.ternary_features(layers, x))
+    assert torch.equal(start.features(x), ternary_features(layers, x))
 
 
 def test_latents_are_standard_gaussians():
@@ -89,11 +91,11 @@ def test_latents_are_standard_gaussians():
 def test_features_do_not_depend_on_the_batch():
     net = moved(network(0.5)).deployed()
     x = torch.from_numpy(TEST[0]).float()
-    hidden = nh.ternary_features(net.layers[:1], x)
+    hidden = ternary_features(net.layers[:1], x)
     rest = net.layers[1:]
-    whole = nh.ternary_features(rest, hidden)
-    assert torch.equal(whole[:7], nh.ternary_features(rest, hidden[:7]))
-    codes = nh.ternary_features(rest, hidden.double())
+    whole = ternary_features(rest, hidden)
+    assert torch.equal(whole[:7], ternary_features(rest, hidden[:7]))
+    codes = ternary_features(rest, hidden.double())
     assert (codes - whole).abs().max() < 1e-6
 
 
@@ -321,3 +323,20 @@ def test_bad_models_are_refused():
         nh.clipped_relu(1, 3.0)
     with pytest.raises(ValueError, match="top must be a positive"):
         nh.clipped_relu(4, 0.0)
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.9])
+def test_what_is_trained_can_be_saved_and_run_on_integers(sparsity, tmp_path):
+    model = moved(network(sparsity)).deployed()
+    small = model.compressed()
+    small.save(tmp_path / "net")
+    again = nh.load(tmp_path / "net")
+    x = torch.from_numpy(TEST[0]).float()
+    features, logits = model.features(x).numpy(), model(x).numpy()
+    # The first layer's sums are in float32 there, in float64 here: few are on either side of a
+    # threshold, and codes are whole from then on.
+    differ = np.abs(again.features(TEST[0]) - features) > 1e-5
+    assert differ.mean() < 1e-3
+    same = ~differ.any(axis=1)
+    assert np.array_equal(again.predict(TEST[0])[same], logits.argmax(1)[same])
+    assert small.memory().seed_file is None
