@@ -191,7 +191,72 @@ def restarts() -> Work:
     return lambda: np.array([min(map(one, starts))])
 
 
+INFERENCE_BATCH, INFERENCE_WIDTHS = 256, [4000] * 3
+
+
+def compressed_network() -> tuple[nh.CompressedNetwork, np.ndarray]:
+    """Widths 4000-4000-4000, 16 levels, ε = 0.9, and a batch as large as MNIST's images."""
+    X = gaussian_rows(INFERENCE_BATCH, 784)
+    net = nh.RandomMLP(784, INFERENCE_WIDTHS, [nh.activation("relu")] * 3, tau0=1.0)
+    small = nh.compress(net, X, levels=16, sparsity=0.9)
+    weights = np.random.default_rng(1).normal(size=(INFERENCE_WIDTHS[-1], 10))
+    small.readout = nh.Readout.from_weights(weights, np.zeros(10), np.arange(10))
+    return small, X
+
+
+def integer_inference() -> Work:
+    small, X = compressed_network()
+    return lambda: small.predict(X)
+
+
+def float_inference(dtype: torch.dtype) -> Callable[[], Work]:
+    """Times the dense ReLU network; returns the classes of the compressed one in float64."""
+
+    def setup() -> Work:
+        small, X = compressed_network()
+        acts, law = small.matching.activations, {"weights": "ternary", "sparsity": 0.9}
+        floats = nh.RandomMLP(784, INFERENCE_WIDTHS, acts, tau0=1.0, dtype=torch.float64, **law)
+        classes = small.readout.predict(floats.features(X).cpu().numpy().astype(np.float32))
+        sizes = [784, *INFERENCE_WIDTHS]
+        layers = [
+            layer
+            for pair in zip(sizes, INFERENCE_WIDTHS, strict=False)
+            for layer in (torch.nn.Linear(*pair), torch.nn.ReLU())
+        ]
+        dense = torch.nn.Sequential(*layers, torch.nn.Linear(sizes[-1], 10)).to(dtype)
+        x = torch.from_numpy(X).to(dtype)
+
+        def work() -> np.ndarray:
+            with torch.inference_mode():
+                dense(x).argmax(1)
+            return classes
+
+        return work
+
+    return setup
+
+
+def share_that_differs(ours: np.ndarray, peer: np.ndarray) -> float:
+    return float(np.mean(ours != peer))
+
+
 CASES = {
+    "inference": Case(
+        "classes of 256 images, widths 4000-4000-4000, 16 levels, ε = 0.9; agreement: differing",
+        "dense network in float32",
+        integer_inference,
+        float_inference(torch.float32),
+        share_that_differs,
+        10,
+    ),
+    "inference-bfloat16": Case(
+        "the same",
+        "dense network in bfloat16",
+        integer_inference,
+        float_inference(torch.bfloat16),
+        share_that_differs,
+        10,
+    ),
     "relu": Case(
         "exact CK + NTK, relu × 3, n = 4,000, p = 800",
         "neural-tangents, compiled",

@@ -81,9 +81,9 @@ class IntegerLayer:
         if inputs.shape[1] <= FEW:
             kernel, inputs = _few_samples, inputs.T.astype(self.bounds.dtype, order="C")
         elif self.grouped:
-            kernel = _grouped_block
+            kernel, inputs = _grouped_block, np.ascontiguousarray(inputs)
         else:
-            kernel, inputs = _plain_block, inputs.astype(self.bounds.dtype)
+            kernel, inputs = _plain_block, np.ascontiguousarray(inputs, self.bounds.dtype)
         kernel(T.starts, T.middles, T.columns, inputs, self.bounds, self.values, out)
         return out
 

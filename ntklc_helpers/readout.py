@@ -103,11 +103,13 @@ class Readout:
             weights = np.rint(weights / scale)
         return replace(self, weights=weights.astype(dtype), scale=scale)
 
-    def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    def scores(self, features: ArrayLike) -> NDArray[np.float32]:
         """(n, K) scores of features (n, d)."""
-        return features @ (self.weights * self.scale) + self.bias
+        # By torch: numpy's threads would spin on beside those that made the features.
+        weights = torch.from_numpy(self.weights * self.scale)
+        return (torch.from_numpy(np.asarray(features, np.float32)) @ weights).numpy() + self.bias
 
-    def predict(self, features: NDArray[np.float32]) -> NDArray[np.int64]:
+    def predict(self, features: ArrayLike) -> NDArray[np.int64]:
         """(n,) predicted labels."""
         return self.classes[self.scores(features).argmax(axis=1)]
 
