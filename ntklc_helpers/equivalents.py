@@ -239,8 +239,13 @@ def ntk_equivalent(
     return _equivalent(X, statistics, coefficients, "ntk")
 
 
-def gains(coefficients: LayerCoefficients, kernel: str) -> tuple[FloatArray, float]:
-    """α₁ … α₃ and τ² for the kernel ``"ck"``, β₁ … β₃ and κ² for ``"ntk"``."""
+def gains(coefficients: LayerCoefficients, kernel: str, tau0: float) -> tuple[FloatArray, float]:
+    """α₁ … α₃ and τ² for the kernel ``"ck"``, β₁ … β₃ and κ² for ``"ntk"``, at the data's τ₀."""
+    if abs(coefficients.tau0 - tau0) > 1e-9 * tau0:
+        raise ValueError(
+            f"coefficients were made for tau0={coefficients.tau0:.6g}, the data has {tau0:.6g}; "
+            "use propagate(activations, tau0) with the tau0 of the statistics or the mixture"
+        )
     if kernel == "ck":
         return coefficients.alpha[:3], coefficients.tau**2
     if kernel != "ntk":
@@ -259,18 +264,13 @@ def _equivalent(
     coefficients: LayerCoefficients,
     kernel: str,
 ) -> KernelEquivalent:
-    gain, diagonal = gains(coefficients, kernel)
+    tau0 = statistics.tau0
+    gain, diagonal = gains(coefficients, kernel, tau0)
     X = sample_matrix("X", X)
     if X.shape != (len(statistics.psi), statistics.p):
         raise ValueError(
             f"X must have shape {(len(statistics.psi), statistics.p)} to fit statistics, "
             f"got {X.shape}"
-        )
-    tau0 = statistics.tau0
-    if abs(coefficients.tau0 - tau0) > 1e-9 * tau0:
-        raise ValueError(
-            f"coefficients were made for tau0={coefficients.tau0:.6g}, the data has {tau0:.6g}; "
-            "use propagate(activations, tau0=statistics.tau0)"
         )
     A = low_rank_core(gain, statistics.t, statistics.T)
     shift = diagonal - tau0**2 * gain[0]

@@ -89,6 +89,14 @@ class IntegerLayer:
 
 
 @njit(inline="always")
+def _add_rest(total, inputs, columns, start, end, sign):
+    for q in range(start, end):
+        row = inputs[columns[q]]
+        for s in range(BLOCK):
+            total[s] += sign * row[s]
+
+
+@njit(inline="always")
 def _add_grouped(total, inputs, columns, start, end, sign):
     q = start
     while q + 8 <= end:
@@ -100,11 +108,7 @@ def _add_grouped(total, inputs, columns, start, end, sign):
             eight = np.int8(a[s] + b[s] + c[s] + d[s] + e[s] + f[s] + g[s] + h[s])
             total[s] += sign * np.int16(eight)
         q += 8
-    while q < end:
-        row = inputs[columns[q]]
-        for s in range(BLOCK):
-            total[s] += sign * row[s]
-        q += 1
+    _add_rest(total, inputs, columns, q, end, sign)
 
 
 @njit(inline="always")
@@ -116,11 +120,7 @@ def _add_plain(total, inputs, columns, start, end, sign):
         for s in range(BLOCK):
             total[s] += sign * (((a[s] + b[s]) + c[s]) + d[s])
         q += 4
-    while q < end:
-        row = inputs[columns[q]]
-        for s in range(BLOCK):
-            total[s] += sign * row[s]
-        q += 1
+    _add_rest(total, inputs, columns, q, end, sign)
 
 
 @njit(inline="always")

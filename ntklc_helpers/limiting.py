@@ -132,13 +132,8 @@ def limiting_spectrum(
     """
     n = positive_integer("n", n)
     sizes = mixture.class_sizes(n)
-    gain, diagonal = gains(coefficients, kernel)
     tau0 = mixture.tau0
-    if abs(coefficients.tau0 - tau0) > 1e-9 * tau0:
-        raise ValueError(
-            f"coefficients were made for tau0={coefficients.tau0:.6g}, the mixture has {tau0:.6g}; "
-            "use propagate(activations, tau0=mixture.tau0)"
-        )
+    gain, diagonal = gains(coefficients, kernel, tau0)
     scale, shift = float(gain[0]), float(diagonal - tau0**2 * gain[0])
     ratios = sizes / mixture.p
     A, spread = low_rank_core(gain, mixture.t, mixture.T), 2 * mixture.T.diagonal()

@@ -230,7 +230,9 @@ def test_bad_input():
         nh.ck_equivalent(X[:-1], stats, c)
     with pytest.raises(ValueError, match="X must be finite"):
         nh.ck_equivalent(np.where(X[3, 3] == X, np.nan, X), stats, c)
-    with pytest.raises(ValueError, match="use propagate.activations, tau0=statistics.tau0."):
+    with pytest.raises(
+        ValueError, match=r"use propagate\(activations, tau0\) with the tau0 of the statistics"
+    ):
         nh.ck_equivalent(X, stats, nh.propagate([RELU], 2.0)[-1])
     step = nh.propagate([nh.activation("step")], stats.tau0)[-1]
     with pytest.raises(ValueError, match="diagonal of the neural tangent kernel does not exist"):
