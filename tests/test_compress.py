@@ -348,3 +348,15 @@ def test_layers_that_do_not_fit_are_refused():
         nh.CompressedNetwork(layers)
     with pytest.raises(ValueError, match="at least one layer"):
         nh.CompressedNetwork([])
+
+
+def test_a_random_network_can_keep_its_own_weights(digits):
+    X, y, _, _ = digits
+    net = nh.RandomMLP(64, [90, 70], [RELU] * 2, 1.0, seed=1, dtype=torch.float64)
+    small = nh.compress(net, X, levels=16, sparsity=0.8, weights="projected")
+    for W, layer in zip(net.matrices, small.layers, strict=True):
+        T = layer.weights.to_dense()
+        largest = np.abs(W.numpy()) > np.quantile(np.abs(W.numpy()), 0.8)
+        assert np.mean((T != 0) == largest) > 0.999
+        assert (np.sign(W.numpy())[T != 0] == T[T != 0]).all()
+        assert layer.drawn is None and layer.scale == pytest.approx(0.2**-0.5)
