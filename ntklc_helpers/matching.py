@@ -16,26 +16,14 @@ from numpy.typing import NDArray
 from .activations import Activation, AnyActivation, Quantized
 from .certificates import Certificate, certify
 from .equivalents import LayerCoefficients, propagate
-from .fitting import (
-    fit_layer,
-    fit_network,
-    fit_network_up_to_scale,
-    network_shares,
-    network_starts,
-)
 from .moments import GaussianMoments, gaussian_moments
-from .published import sigma_q_solution, sigma_t_solutions
-from .quantizers import SOLVED, Staircase, demanded_shares
+from .quantizers import demanded_shares
+from .search import CODES, ZERO, matched, published
 from .validation import positive
 
 FloatArray = NDArray[np.float64]
 
 EXACT = 1e-9
-# Coefficients smaller than this part of their natural scale count as 0.
-_ZERO = 1e-6
-_CODES = 256
-# Of (α̂₁, α̂₂, α̂₃, α̂₄, β̂₂, β̂₃): all; what enters a kernel; what enters the conjugate kernel.
-_DEMANDS = ([0, 1, 2, 3, 4, 5], [0, 1, 2, 4, 5], [0, 1, 2])
 
 
 class MatchingError(RuntimeError):
@@ -93,7 +81,7 @@ class Matching:
         """
         old, new = self.original[-1], self.compressed[-1]
         natural = old.tau**2 / self.tau0 ** np.array([2, 4])
-        lead = next((i for i in (0, 1) if old.alpha[i] > _ZERO * natural[i]), None)
+        lead = next((i for i in (0, 1) if old.alpha[i] > ZERO * natural[i]), None)
         factor = 1.0 if lead is None else old.alpha[lead] / new.alpha[lead]
         return float(factor * new.tau**2 - old.tau**2)
 
@@ -177,12 +165,12 @@ def match(
             raise ValueError('levels="paper" fixes objective and grid; leave them out')
         objective = "paper"
         proof = certify(shares, [2] * (len(acts) - 1) + [3])
-        found, reason = _published(acts, moments)
+        found, reason = published(acts, moments)
     else:
         counts = _counts(levels, len(acts), grid)
         proof = certify(shares, counts)
         uniform, ridge = grid == "uniform", objective == "ridge"
-        found = _fitted(acts, moments, counts, uniform, ridge, hopeless=proof is not None)
+        found = matched(acts, moments, counts, uniform, ridge, hopeless=proof is not None)
     compressed = propagate(found, tau0)
     out = Matching(
         activations=tuple(found),
@@ -221,8 +209,8 @@ def _counts(levels: int | Sequence[int], depth: int, grid: str) -> list[int]:
     for count in counts:
         if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 2:
             raise ValueError(f"levels must be whole numbers of at least 2, got {count!r}")
-        if grid == "uniform" and count > _CODES:
-            raise ValueError(f"levels on a uniform grid must be at most {_CODES}, got {count}")
+        if grid == "uniform" and count > CODES:
+            raise ValueError(f"levels on a uniform grid must be at most {CODES}, got {count}")
     return [int(count) for count in counts]
 
 
@@ -237,104 +225,11 @@ def _share_table(moments: Sequence[GaussianMoments]) -> FloatArray:
     return np.array([[g.linear_share, g.quadratic_share, g.norm_gain] for g in moments])
 
 
-def _fitted(
-    acts: Sequence[AnyActivation],
-    moments: Sequence[GaussianMoments],
-    counts: Sequence[int],
-    uniform: bool,
-    ridge: bool,
-    hopeless: bool,
-) -> list[Quantized]:
-    """Layer by layer if that is exact, else all layers together."""
-    fits = [fit_layer(a, g, m, uniform) for a, g, m in zip(acts, moments, counts, strict=True)]
-    stairs, part = [stair for stair, _ in fits], 1.0
-    if max(residual for _, residual in fits) > SOLVED:
-        others = [] if hopeless else network_starts(acts, moments, counts, uniform)
-        stairs, part = _fitted_together([stairs, *others], moments, ridge, hopeless)
-    return _scaled(stairs, moments, part)
-
-
-def _fitted_together(
-    candidates: list[list[Staircase]],
-    moments: Sequence[GaussianMoments],
-    ridge: bool,
-    hopeless: bool,
-) -> tuple[list[Staircase], float]:
-    """Layers that make up for each other; and the part of α̂₁, α̂₂, α̂₃ that is kept."""
-    target = network_shares([demanded_shares(g) for g in moments])
-    scale = np.where(np.abs(target) < _ZERO, 1.0, np.abs(target))
-    tried = []
-    for stairs in candidates:
-        for rows in _DEMANDS[:1] if hopeless else _DEMANDS:
-            stairs, residual = fit_network(stairs, target, scale, rows)
-            if residual < SOLVED:
-                return stairs, 1.0
-            if rows == _DEMANDS[0]:
-                tried.append((residual, stairs))
-    nearest = min(tried, key=lambda pair: pair[0])[1]
-    if not ridge:
-        return nearest, 1.0
-    chain = _sigma_t_stairs(moments)
-    starts = [stairs for _, stairs in tried] + ([] if chain is None else [chain])
-    parts = [fit_network_up_to_scale(start, target, scale, _DEMANDS[1]) for start in starts]
-    solved = [(part, stairs) for stairs, part, residual in parts if residual < SOLVED]
-    if not solved:
-        return nearest, 1.0
-    part, stairs = max(solved, key=lambda pair: pair[0])
-    return stairs, part
-
-
-def _sigma_t_stairs(moments: Sequence[GaussianMoments]) -> list[Staircase] | None:
-    """The chain of σ_T: it keeps the ratios whenever it exists, though at a large Δρ."""
-    stairs = []
-    tau = moments[0].tau
-    for g in moments:
-        solution = next(iter(sigma_t_solutions(g, tau)), None)
-        if solution is None:
-            return None
-        x = np.array(solution.thresholds) / tau
-        stairs.append(Staircase(x, np.array([1, 0, 1]), np.array([0.0, solution.levels[0]])))
-        tau = float(np.sqrt(gaussian_moments(solution, tau).variance))
-    return stairs
-
-
-def _scaled(
-    stairs: Sequence[Staircase], moments: Sequence[GaussianMoments], part: float
-) -> list[Quantized]:
-    """As activations with the original's means and variances; the last variance over ``part``."""
-    variances = [g.variance for g in moments]
-    variances[-1] /= part
-    return [
-        stair.activation(g.tau, g.mean, v)
-        for stair, g, v in zip(stairs, moments, variances, strict=True)
-    ]
-
-
-def _published(
-    acts: Sequence[AnyActivation], moments: Sequence[GaussianMoments]
-) -> tuple[list[Quantized], str]:
-    """σ_T, …, σ_T, σ_Q, each at the scale the layers before it leave; and what is missing."""
-    found: list[Quantized] = []
-    missing: list[str] = []
-    tau = moments[0].tau
-    for layer, (activation, g) in enumerate(zip(acts, moments, strict=True), start=1):
-        if layer < len(acts):
-            name, m, step = "sigma_t", 2, next(iter(sigma_t_solutions(g, tau)), None)
-        else:
-            name, m, step = "sigma_q", 3, sigma_q_solution(activation, g, tau)
-        if step is None:
-            missing.append(f"no {name} with the d1², d2² and (σ²)'' of layer {layer}")
-            step = fit_layer(activation, g, m, False)[0].activation(tau, g.mean, g.variance)
-        found.append(step)
-        tau = float(np.sqrt(gaussian_moments(step, tau).variance))
-    return found, "; ".join(missing)
-
-
 def _relative_error(old: LayerCoefficients, new: LayerCoefficients) -> dict[str, float]:
     size = old.tau**2 / old.tau0 ** np.array([2, 4, 4, 2, 2, 4, 4])
     before = np.concatenate([old.alpha, old.beta])
     error = np.abs(np.concatenate([new.alpha, new.beta]) - before)
-    error /= np.where(np.abs(before) < _ZERO * size, size, np.abs(before))
+    error /= np.where(np.abs(before) < ZERO * size, size, np.abs(before))
     names = [f"alpha{i}" for i in range(1, 5)] + [f"beta{i}" for i in range(1, 4)]
     out = dict(zip(names, error.tolist(), strict=True))
     return out | {"tau": abs(new.tau / old.tau - 1)}
