@@ -1,31 +1,34 @@
-"""What m levels cannot do: proved bounds on the shares of a staircase and of a network of them.
+"""Proofs that no network of staircases with these many levels has the original's coefficients.
 
-A function σ of ξ ~ N(0, 1) with m levels and unit variance has c(θ) = E[σ h_θ] at most
-√(1 − D_m(θ)) for h_θ = cos θ ξ + sin θ (ξ² − 1)/√2, where D_m(θ) is the least squared error of an
-m-level quantiser of the variable h_θ. Every number here errs on the safe side.
+From the bounds on one staircase, by following how a network's coefficients are made of its layers'
+shares. Every number here errs on the safe side.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 
+from .bounds import (
+    MOST_LEVELS,
+    SAFETY,
+    least_gain,
+    quadratic_frontier,
+    quadratic_share_bound,
+    reach,
+)
 from .quantizers import linear_share_bound
 
 FloatArray = NDArray[np.float64]
 
-_ANGLES = np.linspace(0.0, np.pi / 2, 33)
-_MOST_LEVELS = 32
-_FINE = 40_000
-_BINS = 1000
 _GRID = 1500
-# Far above rounding in the dynamic programme, far below what it decides.
-_SAFETY = 1e-9
+# The search for a proof's multipliers may be coarse: the proof itself is not.
+_COARSE = 200
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,14 @@ class Certificate:
     ----------
     kind : str
         "linear": the product of the linear shares. "quadratic": the quadratic share of one layer.
-        "joint": α₁ and α₃ together.
+        "joint": α₁ and α₃ together. "norm": α₁ and α₄ together. "pair": α₁, α₂, α₃ and β₂ of two
+        layers together.
     demand, bound : float
-        The original's number, and the most that activations with these many levels can reach.
+        The original's number, and the most ("norm": the least) that activations with these many
+        levels can reach. "pair": what the second layer asks of the first, and the most it can.
     levels_needed : int or None
-        Fewest levels per layer that this bound allows; None if more than 32 (joint, quadratic) or
-        1024 (linear).
+        Fewest levels per layer that this bound allows; None if more than 1024 (linear) or 32 (all
+        others).
     text : str
     """
 
@@ -50,70 +55,6 @@ class Certificate:
     bound: float
     levels_needed: int | None
     text: str
-
-
-@lru_cache(maxsize=_ANGLES.size)
-def _distortions(angle: int) -> FloatArray:
-    """Lower bounds on D_m(θ) for m = 1 … 32 at one of the grid's angles."""
-    edges = np.linspace(-9.0, 9.0, _FINE + 1)
-    node, weight = np.polynomial.legendre.leggauss(3)
-    half = (edges[1] - edges[0]) / 2
-    xi = (edges[:-1, None] + half) + half * node
-    mass = half * weight * np.exp(-(xi**2) / 2) / np.sqrt(2 * np.pi)
-    theta = _ANGLES[angle]
-    h = np.cos(theta) * xi + np.sin(theta) * (xi**2 - 1) / np.sqrt(2)
-    order = np.argsort(h.mean(axis=1), kind="stable")
-    h, mass = h[order], mass[order]
-    fine = np.stack([mass.sum(1), (mass * h).sum(1), (mass * h**2).sum(1)])
-    # Bins of equal share of the cube root of density: the least variance within them.
-    width = np.diff(h.mean(axis=1), prepend=h[0].mean())
-    total = np.cumsum(np.cbrt(fine[0] * width**2))
-    bin_of = np.minimum((total / total[-1] * _BINS).astype(int), _BINS - 1)
-    zeroth, first, second = (np.bincount(bin_of, row, _BINS) for row in fine)
-    keep = zeroth > 0
-    zeroth, first, second = zeroth[keep], first[keep], second[keep]
-    between = first**2 / zeroth
-    lost = max(float(np.sum(second - between)), 0.0)
-    coarse = _optimal_partitions(zeroth, first, between, _MOST_LEVELS)
-    # ‖h − σ‖ ≥ ‖h̄ − σ‖ − ‖h − h̄‖ for every σ, h̄ the bins' means.
-    return np.maximum(np.sqrt(np.maximum(coarse, 0)) - np.sqrt(lost), 0) ** 2
-
-
-def _optimal_partitions(
-    mass: FloatArray, first: FloatArray, square: FloatArray, most: int
-) -> FloatArray:
-    """Least squared error of 1 … most cells of consecutive points, by dynamic programming."""
-    m, f, s = (np.concatenate([[0.0], np.cumsum(a)]) for a in (mass, first, square))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        cost = s[None, :] - s[:, None] - (f[None, :] - f[:, None]) ** 2 / (m[None, :] - m[:, None])
-    # Row i, column j: points i … j − 1 in one cell.
-    cost[np.tril_indices(len(m))] = np.inf
-    best = cost[0].copy()
-    out = [best[-1]]
-    for _ in range(1, most):
-        best = np.min(best[:, None] + cost, axis=0)
-        out.append(best[-1])
-    return np.array(out)
-
-
-def quadratic_share_bound(m: int) -> float:
-    """No function of m ≤ 32 levels holds more than this of its variance in its quadratic part."""
-    return float(1 - _distortions(len(_ANGLES) - 1)[m - 1] + _SAFETY)
-
-
-def quadratic_frontier(linear_share: FloatArray, m: int) -> FloatArray:
-    """Upper bound on the quadratic share of an m-level function with at least this linear share.
-
-    ``linear_share`` any shape, in [0, 1]; −inf where not even the linear share can be had. The
-    intersection of the half-planes √r₁ cos θ + √r₂ sin θ ≤ √(1 − D_m(θ)) over a grid of θ.
-    """
-    u = np.sqrt(np.asarray(linear_share, dtype=np.float64))
-    w = np.full(u.shape, np.inf)
-    for angle, theta in enumerate(_ANGLES[1:], start=1):
-        reach = np.sqrt(1 - _distortions(angle)[m - 1] + _SAFETY)
-        w = np.minimum(w, (reach - u * np.cos(theta)) / np.sin(theta))
-    out = np.where(w >= 0, np.maximum(w, 0) ** 2, -np.inf)
-    return np.where(linear_share > linear_share_bound(m) + _SAFETY, -np.inf, out)
 
 
 def joint_bound(alpha1: float, levels: Sequence[int]) -> float:
@@ -154,9 +95,9 @@ def certify(shares: FloatArray, levels: Sequence[int]) -> Certificate | None:
     depth = len(levels)
     linear = float(np.prod(shares[:, 0] ** 2))
     bound = float(np.prod([linear_share_bound(m) for m in levels]))
-    if linear > bound + _SAFETY:
+    if linear > bound + SAFETY:
         return _linear(linear, bound, levels)
-    if max(levels) > _MOST_LEVELS:
+    if max(levels) > MOST_LEVELS:
         return None
     if depth == 1 and linear < 1e-12:
         return _quadratic(float(shares[0, 1] ** 2), levels[0])
@@ -170,16 +111,57 @@ def certify(shares: FloatArray, levels: Sequence[int]) -> Certificate | None:
     if third <= bound:
         return None
     allowed = (
-        k for k in range(max(levels) + 1, _MOST_LEVELS + 1)
+        k for k in range(max(levels) + 1, MOST_LEVELS + 1)
         if third <= joint_bound(linear, [k] * depth)
     )  # fmt: skip
     needed = next(allowed, None)
     text = (
         f"with the original's linear share {linear:.6g} (the product over the layers), layers of "
         f"{_counts(levels)} levels reach a coefficient α₃τ₀⁴/τ_L² of at most {bound:.6g}; the "
-        f"original has {third:.6g}; {_needed(needed, _MOST_LEVELS)}"
+        f"original has {third:.6g}; {_needed(needed, MOST_LEVELS)}"
     )
     return Certificate("joint", third, bound, needed, text)
+
+
+def least_norm(alpha1: float, levels: Sequence[int]) -> float:
+    """The least α̂₄ of a network of staircases with these many levels at this α̂₁; 0 if unknown.
+
+    α̂₄ is the product of the norm gains, each bounded by :func:`~.bounds.least_gain` at the layer's
+    linear share. With y_ℓ ≥ 0 the log of what layer ℓ lacks of the largest share, Σ y_ℓ is given;
+    minimised by dynamic programming on a grid of it, every term rounded down.
+    """
+    most = np.array([linear_share_bound(m) for m in levels])
+    step = (np.sum(np.log(most)) - np.log(alpha1)) / _GRID
+    if step < 0:
+        return 0.0
+    lacking = np.exp(-(np.arange(_GRID) + 1) * step)
+    best = None
+    for m, share in zip(levels, most, strict=True):
+        gain = least_gain(share * lacking, m)
+        cost = np.log(np.maximum(gain, 1e-300))
+        best = cost if best is None else _least_sums(best, cost)
+    return float(np.exp(best[-1])) if best[-1] > -600 else 0.0
+
+
+def _least_sums(a: FloatArray, b: FloatArray) -> FloatArray:
+    """min over i of a[i] + b[n − i], for every n."""
+    return np.array([np.min(a[: n + 1] + b[n::-1]) for n in range(len(a))])
+
+
+def certify_all(shares: FloatArray, levels: Sequence[int]) -> Certificate | None:
+    """A proof that no network with these many levels has all the coefficients, if one is found.
+
+    As :func:`certify`, with α₄ and the β among the demands.
+    """
+    linear, gain = float(np.prod(shares[:, 0] ** 2)), float(np.prod(shares[:, 2]))
+    if max(levels) > MOST_LEVELS or linear < 1e-12:
+        return None
+    bound = least_norm(linear, levels)
+    if bound > 0 and gain < bound * (1 - SAFETY):
+        return _norm(linear, gain, bound, levels)
+    if len(levels) == 2 and np.all(shares[:, 1] ** 2 > 1e-12):
+        return _pair(shares, levels)
+    return None
 
 
 def _linear(demand: float, bound: float, levels: Sequence[int]) -> Certificate:
@@ -198,13 +180,74 @@ def _quadratic(demand: float, m: int) -> Certificate | None:
     bound = quadratic_share_bound(m)
     if demand <= bound:
         return None
-    allowed = (k for k in range(m + 1, _MOST_LEVELS + 1) if demand <= quadratic_share_bound(k))
+    allowed = (k for k in range(m + 1, MOST_LEVELS + 1) if demand <= quadratic_share_bound(k))
     needed = next(allowed, None)
     text = (
         f"the quadratic share {demand:.6g} exceeds the most that {m} levels can hold, {bound:.6g}; "
-        f"{_needed(needed, _MOST_LEVELS)}"
+        f"{_needed(needed, MOST_LEVELS)}"
     )
     return Certificate("quadratic", demand, bound, needed, text)
+
+
+def _norm(linear: float, demand: float, bound: float, levels: Sequence[int]) -> Certificate:
+    allowed = (
+        k for k in range(max(levels) + 1, MOST_LEVELS + 1)
+        if demand >= least_norm(linear, [k] * len(levels))
+    )  # fmt: skip
+    needed = next(allowed, None)
+    text = (
+        f"with the original's linear share {linear:.6g} (the product over the layers), layers of "
+        f"{_counts(levels)} levels have a coefficient α₄τ₀²/τ_L² of at least {bound:.6g}; the "
+        f"original has {demand:.6g}; {_needed(needed, MOST_LEVELS)}"
+    )
+    return Certificate("norm", demand, bound, needed, text)
+
+
+def _pair(shares: FloatArray, levels: Sequence[int]) -> Certificate | None:
+    """Two layers with α̂₁, α̂₂, α̂₃, β̂₂ as the original's have its shares times powers of one κ.
+
+    β̂₂ − α̂₂ and α̂₁ give r₂/r₁ of the first layer, then α̂₂ and α̂₃ give |g|/r₁: its r₁, r₂ and |g|
+    are κ times the original's, and the second layer's r₁ and r₂ the original's by κ and κ².
+    ``(u cos θ + w sin θ)² ≤ reach · (2g + λ)`` then bounds κ from above in the first layer, for
+    any θ and λ; and from below in the second, for any θ and λ = ∞.
+    """
+    (u, w, g), (second_u, second_w, _) = np.abs(shares)
+
+    def most(log_weight: float, angle: float, m: int, bins: int) -> float:
+        weight = 1 + np.exp(log_weight)
+        held = reach(angle, weight, bins)[m - 1]
+        room = (u * np.cos(angle) + w * np.sin(angle)) ** 2 - 2 * g * held
+        return weight * held / room if room > 0 else np.inf
+
+    def needed(angle: float, m: int, bins: int) -> float:
+        a, b = second_w * np.sin(angle), second_u * np.cos(angle)
+        held = np.sqrt(reach(angle, np.inf, bins)[m - 1])
+        return (2 * a / (np.sqrt(b * b + 4 * a * held) - b)) ** 2
+
+    def search(cost: Callable[[float], float], low: float, high: float) -> float:
+        return float(minimize_scalar(cost, bounds=(low, high), method="bounded").x)
+
+    first, second = levels
+    angle, last = float(np.arctan2(w, u)), float(np.arctan2(second_w, second_u))
+    weight = search(lambda x: -1 / most(x, angle, first, _COARSE), 0.0, 7.0)
+    angle = search(lambda x: -1 / most(weight, x, first, _COARSE), angle - 0.1, angle + 0.1)
+    last = search(lambda x: -needed(x, second, _COARSE), 0.5 * last, min(1.5 * last, np.pi / 2))
+    bins = 5 * _COARSE
+    bound, demand = most(weight, angle, first, bins), needed(last, second, bins)
+    if demand <= bound * (1 + SAFETY):
+        return None
+    allowed = (
+        k for k in range(max(levels) + 1, MOST_LEVELS + 1)
+        if needed(last, k, bins) <= most(weight, angle, k, bins)
+    )  # fmt: skip
+    enough = next(allowed, None)
+    text = (
+        "with α₁, α₂, α₃ and β₂ the original's, the first layer's shares r₁, r₂, g are κ times the "
+        f"original's, the second's r₁ and r₂ those by κ and κ²; {_counts([second])} levels in the "
+        f"second ask for κ of at least {demand:.6g}, {_counts([first])} in the first allow at most "
+        f"{bound:.6g}; {_needed(enough, MOST_LEVELS)}"
+    )
+    return Certificate("pair", demand, bound, enough, text)
 
 
 def _counts(levels: Sequence[int]) -> str:

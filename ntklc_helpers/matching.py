@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .activations import Activation, AnyActivation, Quantized
-from .certificates import Certificate, certify
+from .certificates import Certificate, certify, certify_all
 from .equivalents import LayerCoefficients, propagate
 from .moments import GaussianMoments, gaussian_moments
 from .quantizers import demanded_shares
@@ -50,6 +50,8 @@ class Matching:
         Per layer the linear share r₁, the quadratic share r₂ and the norm gain g.
     proof : Certificate or None
         Proof that no activations with these many levels make it exact.
+    proof_all : Certificate or None
+        Proof that none keep all the coefficients above, α₄ and the β among them.
     reason : str
         Why a published activation was replaced; empty otherwise.
     """
@@ -63,6 +65,7 @@ class Matching:
     shares: FloatArray
     compressed_shares: FloatArray
     proof: Certificate | None
+    proof_all: Certificate | None
     reason: str
 
     @property
@@ -97,14 +100,16 @@ class Matching:
 
     @property
     def certificate(self) -> str:
-        """In words, why the match is not exact; empty if it is."""
-        if self.exact:
-            return ""
+        """In words, why not all coefficients are kept; empty if they are."""
         name, worst = max(self.relative_error.items(), key=lambda item: item[1])
+        if worst < EXACT:
+            return ""
         found = f"best found: {name} off by {worst:.3g}"
-        if self.proof is not None:
-            return f"impossible: {self.proof.text}; {found}"
-        return f"not found, and not proved impossible; {self.reason or found}"
+        proof = self.proof_all if self.exact else self.proof
+        kept = "exact for the conjugate kernel; all coefficients: " if self.exact else ""
+        if proof is not None:
+            return f"{kept}impossible: {proof.text}; {found}"
+        return f"{kept}not found, and not proved impossible; {self.reason or found}"
 
 
 def match(
@@ -164,7 +169,8 @@ def match(
         if (objective, grid) != ("exact", "free"):
             raise ValueError('levels="paper" fixes objective and grid; leave them out')
         objective = "paper"
-        proof = certify(shares, [2] * (len(acts) - 1) + [3])
+        counts = [2] * (len(acts) - 1) + [3]
+        proof = certify(shares, counts)
         found, reason = published(acts, moments)
     else:
         counts = _counts(levels, len(acts), grid)
@@ -172,16 +178,19 @@ def match(
         uniform, ridge = grid == "uniform", objective == "ridge"
         found = matched(acts, moments, counts, uniform, ridge, hopeless=proof is not None)
     compressed = propagate(found, tau0)
+    error = _relative_error(original[-1], compressed[-1])
+    proof_all = proof or (certify_all(shares, counts) if max(error.values()) > EXACT else None)
     out = Matching(
         activations=tuple(found),
         tau0=tau0,
         objective=objective,
         original=original,
         compressed=compressed,
-        relative_error=_relative_error(original[-1], compressed[-1]),
+        relative_error=error,
         shares=_share_table(moments),
         compressed_shares=_share_table(_moments(found, compressed)),
         proof=proof,
+        proof_all=proof_all,
         reason=reason,
     )
     if strict and not _met(out):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,37 +105,56 @@ def _search(
         if solved:
             return least(solved, lambda fit: -fit[1])
     nearest, residual = least(fitted, lambda fit: fit[1])
-    return nearest if hopeless else _close(nearest, target, scale), 1.0, residual
+    return nearest if hopeless else _close([nearest, alone], target, scale), 1.0, residual
 
 
 def _root(
     fitted: list[tuple[Layers, float]], target: FloatArray, scale: FloatArray
 ) -> Layers | None:
     """Layers that meet the second demand or else the third, and miss the rest by little."""
+
+    def worst(layers: Layers) -> float:
+        return float(np.max(np.abs(network_errors(layers, target, scale))))
+
     for rows in _DEMANDS[1:]:
         fitted = [fit_network(layers, target, scale, rows) for layers, _ in fitted]
-        roots = [_polished(layers, target, scale, rows) for layers, miss in fitted if miss < SOLVED]
-        if roots:
-            return least(roots, lambda x: float(np.max(np.abs(network_errors(x, target, scale)))))
+        roots = [layers for layers, miss in fitted if miss < SOLVED]
+        if not roots:
+            continue
+        weighted = scale.copy()
+        weighted[rows] *= _KEPT
+        for fit in (_fit_all, fit_network_evenly):
+            # To the others' targets without leaving the roots, and back on to them.
+            nearer = [fit(root, target, weighted, _DEMANDS[0]) for root in roots]
+            back = [fit_network(layers, target, scale, rows) for layers in nearer]
+            roots += [layers for layers, miss in back if miss < SOLVED]
+            roots = [least(roots, worst)]
+            if worst(roots[0]) < _CLOSE or len(rows) > 3:
+                break
+        return roots[0]
     return None
 
 
-def _polished(root: Layers, target: FloatArray, scale: FloatArray, rows: Sequence[int]) -> Layers:
-    """Another root of the same rows, nearer to the others' targets."""
-    weighted = scale.copy()
-    weighted[rows] *= _KEPT
-    nearer, _ = fit_network(root, target, weighted, _DEMANDS[0])
-    nearer, residual = fit_network(nearer, target, scale, rows)
-    return nearer if residual < SOLVED else root
+def _fit_all(layers: Layers, target: FloatArray, scale: FloatArray, rows: Sequence[int]) -> Layers:
+    return fit_network(layers, target, scale, rows)[0]
 
 
-def _close(layers: Layers, target: FloatArray, scale: FloatArray) -> Layers:
+def _close(starts: Sequence[Layers], target: FloatArray, scale: FloatArray) -> Layers:
     """No root: the largest of the errors as small as can be, of as many coefficients as can be."""
     for rows in _DEMANDS:
-        even = fit_network_evenly(layers, target, scale, rows)
-        if np.max(np.abs(network_errors(even, target, scale)[rows])) < _CLOSE:
+
+        def worst(layers: Layers, rows: Sequence[int] = rows) -> float:
+            return float(np.max(np.abs(network_errors(layers, target, scale)[rows])))
+
+        fits = [fit_network(layers, target, scale, rows) for layers in starts]
+        # Never is the largest error less than the root mean square of the least squares.
+        if rows != _DEMANDS[-1] and min(fits, key=itemgetter(1))[1] > _CLOSE * np.sqrt(len(rows)):
+            continue
+        even = [fit_network_evenly(layers, target, scale, rows) for layers, _ in fits]
+        best = least(even, worst)
+        if worst(best) < _CLOSE:
             break
-    return even
+    return best
 
 
 def _sigma_t_chain(moments: Sequence[GaussianMoments], uniform: bool) -> list[Layers]:
