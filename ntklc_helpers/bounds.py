@@ -28,7 +28,7 @@ _BINS = 1000
 _WEIGHTS = 1 + np.geomspace(0.5, 60.0, 20)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def reach(angle: float, weight: float = np.inf, bins: int = _BINS) -> FloatArray:
     """(32,) upper bounds on E[Wσf]²/E[Wσ²] for σ of 1 … 32 levels and mean 0.
 

@@ -7,12 +7,11 @@ shares. Every number here errs on the safe side.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from .bounds import (
     MOST_LEVELS,
@@ -20,15 +19,13 @@ from .bounds import (
     least_gain,
     quadratic_frontier,
     quadratic_share_bound,
-    reach,
 )
+from .chains import refuted, room
 from .quantizers import linear_share_bound
 
 FloatArray = NDArray[np.float64]
 
 _GRID = 1500
-# The search for a proof's multipliers may be coarse: the proof itself is not.
-_COARSE = 200
 
 
 @dataclass(frozen=True)
@@ -39,14 +36,14 @@ class Certificate:
     ----------
     kind : str
         "linear": the product of the linear shares. "quadratic": the quadratic share of one layer.
-        "joint": α₁ and α₃ together. "norm": α₁ and α₄ together. "pair": α₁, α₂, α₃ and β₂ of two
-        layers together.
+        "joint": α₁ and α₃ together. "norm": α₁ and α₄ together. "chain": all coefficients, layer
+        by layer.
     demand, bound : float
         The original's number, and the most ("norm": the least) that activations with these many
-        levels can reach. "pair": what the second layer asks of the first, and the most it can.
+        levels can reach. "chain": 1, and what the last layer holds of what it must.
     levels_needed : int or None
-        Fewest levels per layer that this bound allows; None if more than 1024 (linear) or 32 (all
-        others).
+        Fewest levels per layer that this bound allows; None if more than 1024 (linear) or 32
+        (others), and for "chain".
     text : str
     """
 
@@ -159,8 +156,8 @@ def certify_all(shares: FloatArray, levels: Sequence[int]) -> Certificate | None
     bound = least_norm(linear, levels)
     if bound > 0 and gain < bound * (1 - SAFETY):
         return _norm(linear, gain, bound, levels)
-    if len(levels) == 2 and np.all(shares[:, 1] ** 2 > 1e-12):
-        return _pair(shares, levels)
+    if len(levels) > 1 and np.all(shares[:, 1] ** 2 > 1e-12) and refuted(shares, levels):
+        return _chain(shares, levels)
     return None
 
 
@@ -203,51 +200,14 @@ def _norm(linear: float, demand: float, bound: float, levels: Sequence[int]) -> 
     return Certificate("norm", demand, bound, needed, text)
 
 
-def _pair(shares: FloatArray, levels: Sequence[int]) -> Certificate | None:
-    """Two layers with α̂₁, α̂₂, α̂₃, β̂₂ as the original's have its shares times powers of one κ.
-
-    β̂₂ − α̂₂ and α̂₁ give r₂/r₁ of the first layer, then α̂₂ and α̂₃ give |g|/r₁: its r₁, r₂ and |g|
-    are κ times the original's, and the second layer's r₁ and r₂ the original's by κ and κ².
-    ``(u cos θ + w sin θ)² ≤ reach · (2g + λ)`` then bounds κ from above in the first layer, for
-    any θ and λ; and from below in the second, for any θ and λ = ∞.
-    """
-    (u, w, g), (second_u, second_w, _) = np.abs(shares)
-
-    def most(log_weight: float, angle: float, m: int, bins: int) -> float:
-        weight = 1 + np.exp(log_weight)
-        held = reach(angle, weight, bins)[m - 1]
-        room = (u * np.cos(angle) + w * np.sin(angle)) ** 2 - 2 * g * held
-        return weight * held / room if room > 0 else np.inf
-
-    def needed(angle: float, m: int, bins: int) -> float:
-        a, b = second_w * np.sin(angle), second_u * np.cos(angle)
-        held = np.sqrt(reach(angle, np.inf, bins)[m - 1])
-        return (2 * a / (np.sqrt(b * b + 4 * a * held) - b)) ** 2
-
-    def search(cost: Callable[[float], float], low: float, high: float) -> float:
-        return float(minimize_scalar(cost, bounds=(low, high), method="bounded").x)
-
-    first, second = levels
-    angle, last = float(np.arctan2(w, u)), float(np.arctan2(second_w, second_u))
-    weight = search(lambda x: -1 / most(x, angle, first, _COARSE), 0.0, 7.0)
-    angle = search(lambda x: -1 / most(weight, x, first, _COARSE), angle - 0.1, angle + 0.1)
-    last = search(lambda x: -needed(x, second, _COARSE), 0.5 * last, min(1.5 * last, np.pi / 2))
-    bins = 5 * _COARSE
-    bound, demand = most(weight, angle, first, bins), needed(last, second, bins)
-    if demand <= bound * (1 + SAFETY):
-        return None
-    allowed = (
-        k for k in range(max(levels) + 1, MOST_LEVELS + 1)
-        if needed(last, k, bins) <= most(weight, angle, k, bins)
-    )  # fmt: skip
-    enough = next(allowed, None)
+def _chain(shares: FloatArray, levels: Sequence[int]) -> Certificate:
+    found = room(shares, levels)
     text = (
-        "with α₁, α₂, α₃ and β₂ the original's, the first layer's shares r₁, r₂, g are κ times the "
-        f"original's, the second's r₁ and r₂ those by κ and κ²; {_counts([second])} levels in the "
-        f"second ask for κ of at least {demand:.6g}, {_counts([first])} in the first allow at most "
-        f"{bound:.6g}; {_needed(enough, MOST_LEVELS)}"
+        "however α₂, α₃, β₂ and β₃ are made up of the layers' contributions, the linear shares "
+        f"that layers of {_counts(levels)} levels can have leave too little to the last; with the "
+        f"contributions of the original it holds at most {found:.6g} of what it must"
     )
-    return Certificate("pair", demand, bound, enough, text)
+    return Certificate("chain", 1.0, found, None, text)
 
 
 def _counts(levels: Sequence[int]) -> str:
