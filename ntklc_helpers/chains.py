@@ -24,7 +24,7 @@ Interval = tuple[FloatArray, FloatArray]
 # θ, λ and the reach there.
 Line = tuple[float, float, float]
 
-# Any angles, weights and bins make a proof; these make it sharp enough.
+# Any angles in [0, π/2], weights and bins make a proof; these make it sharp enough.
 _TURNS = (-0.08, -0.03, 0.0, 0.015, 0.03, 0.08)
 _WEIGHTS = (*(1 + np.geomspace(5.0, 300.0, 9)), np.inf)
 _BINS = 500
@@ -77,7 +77,7 @@ def _lines(shares: FloatArray, levels: Sequence[int]) -> list[list[Line]]:
     return [
         [
             (float(turned), weight, float(reach(float(turned), weight, _BINS)[m - 1]))
-            for turned in angle + np.array(_TURNS)
+            for turned in np.unique(np.clip(angle + np.array(_TURNS), 0.0, np.pi / 2))
             for weight in _WEIGHTS
         ]
         for angle, m in zip(angles, levels, strict=True)

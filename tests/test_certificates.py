@@ -13,6 +13,7 @@ from ntklc_helpers.bounds import (
     reach,
 )
 from ntklc_helpers.certificates import certify, certify_all, joint_bound, least_norm
+from ntklc_helpers.chains import _contributions
 from ntklc_helpers.fitting import fit_layer, fit_network, network_shares
 from ntklc_helpers.matching import match
 from ntklc_helpers.quantizers import Staircase, demanded_shares, linear_share_bound
@@ -159,6 +160,17 @@ def test_no_network_of_staircases_is_proved_impossible_with_its_own_counts():
         shares = np.stack([layer.shares()[0] for layer in layers])
         assert certify(shares, [m] * depth) is None
         assert certify_all(shares, [m] * depth) is None
+
+
+def test_contributions_make_up_the_coefficients():
+    rng = np.random.default_rng(3)
+    shares = np.stack([random_staircase(rng, 4, 6).shares()[0] for _ in range(4)])
+    (a, b, (alpha1, alpha4)), ranks = _contributions(shares), np.arange(1, 5)
+    made = [1, b.sum(), a.sum(), alpha4 / alpha1, (5 - ranks) @ b, (5 + ranks) @ a]
+    value = network_shares(shares)
+    value[3] = abs(value[3])
+    np.testing.assert_allclose(alpha1 * np.array(made), value, rtol=1e-12)
+    assert b[0] == pytest.approx(a[0] / 2, rel=1e-12)
 
 
 def test_certificate_holds_wherever_an_exact_match_exists():
