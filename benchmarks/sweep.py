@@ -29,9 +29,12 @@ def main() -> None:
         act = nh.activation(name, slope=0.1) if name == "leaky_relu" else nh.activation(name)
         for tau0 in arguments.scales:
             for depth in arguments.depths:
-                found[name, tau0, depth] = nh.match(
-                    [act] * depth, tau0, arguments.levels, grid=arguments.grid
-                )
+                try:
+                    found[name, tau0, depth] = nh.match(
+                        [act] * depth, tau0, arguments.levels, grid=arguments.grid
+                    )
+                except ValueError as refusal:
+                    print(f"{name} × {depth}, tau0 = {tau0:g}, refused: {refusal}")
     report(found)
     print(f"{time.perf_counter() - start:.0f} s")
 
