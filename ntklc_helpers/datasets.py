@@ -137,7 +137,7 @@ def load_cifar10(
     _check_classes(classes)
     images, kinds, original = read_cifar(split)
     rows, labels, classes = _select(kinds, classes, n, seed)
-    name = "CIFAR-10" if original else "a copy of CIFAR-10 (not the original files)"
+    name = "CIFAR-10" if original else "copy of CIFAR-10 with other pixels (a JPEG copy, say)"
     return Dataset(images[rows] / 255.0, labels, classes, "cifar10", f"{name}, {split} set")
 
 

@@ -53,7 +53,8 @@ def test_rows_are_the_images_sorted_by_class(files):
 
 
 def test_a_copy_is_called_a_copy(files, tmp_path, monkeypatch):
-    assert nh.load_cifar10().source == "a copy of CIFAR-10 (not the original files), train set"
+    expected = "copy of CIFAR-10 with other pixels (a JPEG copy, say), train set"
+    assert nh.load_cifar10().source == expected
     write(tmp_path / "other" / cifar.FOLDER, original=True)
     monkeypatch.setenv("NTKLC_DATA", str(tmp_path / "other"))
     assert nh.load_cifar10("train").source == "CIFAR-10, train set"
