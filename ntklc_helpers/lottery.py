@@ -168,9 +168,12 @@ def run_sweep(
     ------
     ValueError
         If the folder holds a sweep with other settings, data, device or version of torch, or
-        something else, or a chain's file is damaged. Nothing is then written.
+        something else, or a chain's file is damaged, or there is no such device. Nothing is then
+        written.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {str(device)!r} was asked for, and there is no CUDA here")
     images = load(sweep)
     settings = asdict(sweep) | {
         "strategies": list(sweep.strategies),

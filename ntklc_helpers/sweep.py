@@ -36,7 +36,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--output", type=Path, required=True, help="folder to keep everything in")
     made.add_argument("--record", help="also write STEM.csv and STEM.json", metavar="STEM")
     made.add_argument("--jobs", type=int, default=1, help="chains at once")
-    made.add_argument("--device", help="cpu or cuda; by default CUDA where there is one")
+    made.add_argument(
+        "--device", choices=["cpu", "cuda"], help="by default CUDA where there is one"
+    )
     made.add_argument("--strategies", nargs="+", metavar="STRATEGY")
     for name, kind in (_OPTIONS | _TRAINING).items():
         made.add_argument(f"--{name.replace('_', '-')}", type=kind)
@@ -64,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"Stopped. The same command goes on from {options.output}", file=sys.stderr)
+        return 130
     for strategy in record.settings["strategies"]:
         accuracy = record.of(strategy)
         print(f"{strategy}: accuracy {accuracy[0].mean():.2%} dense, ", end="")

@@ -247,6 +247,23 @@ def test_the_command(tmp_path, capsys):
     assert "levels is 1 there and 2 here" in capsys.readouterr().err
 
 
+def test_the_command_can_be_stopped(tmp_path, capsys, monkeypatch):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lottery, "train", stop)
+    output = ["--output", str(tmp_path / "sweep")]
+    assert sweep.main(["lenet", "--data", "digits", "--device", "cpu", *output]) == 130
+    assert "Stopped. The same command goes on" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_device_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match="device 'cuda' was asked for, and there is no CUDA"):
+        run_sweep(SMALL, tmp_path / "sweep", device="cuda")
+    assert not (tmp_path / "sweep").exists()
+
+
 def _of(record):
     settings = {k: v for k, v in record.settings.items() if k in Sweep.__dataclass_fields__}
     return Sweep(**settings | {"training": Training(**settings["training"])})
