@@ -20,12 +20,13 @@ PAGES := $(shell find book -type f -not -path 'book/notebooks/*' -not -path 'boo
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help env book parameters test lab bench pruning-sweep lint clean FORCE
+.PHONY: help env book parameters test test-browser lab bench pruning-sweep lint clean FORCE
 MAKEFLAGS += --no-builtin-rules
 
 help:
 	@echo "make book   run the chapters and build the book (PROFILE=smoke, cpu or gpu; now $(PROFILE))"
 	@echo "make test   run the tests, which also build the whole book in the smoke profile"
+	@echo "make test-browser  read every page of that book in chromium, without a network"
 	@echo "make lab    open the chapters' sources in JupyterLab"
 	@echo "make bench  run the benchmarks"
 	@echo "make pruning-sweep  prune and retrain, level by level (SWEEP=lenet, resnet20 or resnet50)"
@@ -70,11 +71,15 @@ $(EXECUTED): book/notebooks/%.ipynb: notebooks/%.ipynb build/parameters/%.json \
 # Records of GPU runs are shown beside what runs here.
 book/notebooks/13_random_pruning.ipynb: $(wildcard book/results/pruning_*)
 
-$(HTML): $(EXECUTED) $(PAGES) _config.yml | $(INSTALLED)
+$(HTML): $(EXECUTED) $(PAGES) _config.yml book/colophon.py | $(INSTALLED)
 	@$(BUILD) pages
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not browser'
+
+# BOOK=book/_build/html reads another book than the smoke one, which is built if it is not there.
+test-browser: $(INSTALLED)
+	$(BIN)/python -m pytest -m browser
 
 lab: $(INSTALLED)
 	$(BIN)/python -m jupyterlab --LabApp.default_url=/lab/tree/notebooks

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import colophon
 import yaml
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ def run_chapter(stem: str) -> None:
     for folder in (RUNNING, EXECUTED):
         folder.mkdir(parents=True, exist_ok=True)
     running, started = RUNNING / f"{stem}.ipynb", time.time_ns()
+    about = colophon.record(record["profile"])
     running.unlink(missing_ok=True)
     position = f"{chapters().index(stem) + 1}/{len(chapters())}"
     print(f"[{position}] {stem} ({record['profile']}) … ", end="", flush=True)
@@ -149,7 +151,7 @@ def run_chapter(stem: str) -> None:
     except Exception as error:
         print("failed", flush=True)
         raise BuildError(f"{explain(stem, error)}\n{keep_failed(running)}") from error
-    nbformat.write(tidy(notebook, record["profile"]), running)
+    nbformat.write(tidy(notebook, about), running)
     os.utime(running, ns=(started, started))
     running.replace(EXECUTED / running.name)
     (FAILED / running.name).unlink(missing_ok=True)
@@ -221,15 +223,16 @@ def keep_failed(running: Path) -> str:
     return f"The partly executed copy is {kept}; the next `make book` goes on from here"
 
 
-def tidy(notebook: NotebookNode, profile: str) -> NotebookNode:
-    """Drop times and random names, so that the same run gives the same page."""
+def tidy(notebook: NotebookNode, about: dict) -> NotebookNode:
+    """Drop times and random names, so that the same run gives the same page; add the record."""
     notebook.metadata.pop("papermill", None)
+    notebook.metadata[colophon.KEY] = about
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
         if is_injected(cell):
             cell.id = "injected-parameters"
-            cell.source = cell.source.replace("# Parameters", f"# Profile {profile}", 1)
+            cell.source = cell.source.replace("# Parameters", f"# Profile {about['profile']}", 1)
     return notebook
 
 

@@ -2,8 +2,15 @@
 
 import os
 
+import books
+import pytest
 from hypothesis import settings
 
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+
+@pytest.fixture(scope="session")
+def smoke_book():
+    return books.smoke_book()

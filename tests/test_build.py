@@ -18,35 +18,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-
-ROOT = Path(__file__).parents[1]
-NOT_COPIED = shutil.ignore_patterns(
-    *(".*cache", ".git", ".hypothesis", ".venv", "__pycache__", "_build", "build"),
-    *([Path(sys.prefix).name] if ROOT in Path(sys.prefix).parents else []),
-)
-
-
-def environment(**changes):
-    """Ours, without the data, and without what a surrounding make hands down."""
-    dropped = ("NTKLC_DATA", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
-    return {k: v for k, v in os.environ.items() if k not in dropped} | changes
-
-
-def command(*arguments):
-    # Not to be remade: the tests run in the environment there is.
-    made = f"{sys.prefix}/.ntklc-installed"
-    return ["make", f"VENV={sys.prefix}", "-o", made, *arguments]
-
-
-def make(folder, *arguments, **changes):
-    return subprocess.run(
-        command(*arguments),
-        cwd=folder,
-        env=environment(**changes),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+from books import ROOT, command, environment, make
 
 
 def chapters_run(result):
@@ -56,41 +28,11 @@ def chapters_run(result):
 # --- the book itself
 
 
-def copy_of_the_tree(target):
-    """What a checkout holds, with the changes not yet committed."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    names = listed.stdout.split("\0")
-    if "Makefile" not in names:  # no git, or a folder that git knows nothing of
-        shutil.copytree(ROOT, target, ignore=NOT_COPIED)
-        shutil.rmtree(target / "book/notebooks", ignore_errors=True)
-        return
-    for name in filter(None, names):
-        if (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, target / name)
-
-
-@pytest.fixture(scope="session")
-def smoke_book(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("smoke") / "book"
-    copy_of_the_tree(folder)
-    result = make(folder, "book", "PROFILE=smoke")
-    assert result.returncode == 0, result.stdout
-    return folder, result
-
-
 CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
 def test_the_book_is_built_without_a_warning(smoke_book):
-    folder, result = smoke_book
-    assert chapters_run(result) == CHAPTERS
-    html = folder / "book/_build/html"
+    html = smoke_book / "book/_build/html"
     toc = yaml.safe_load((ROOT / "book/_toc.yml").read_text())
     pages = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
     for page in [toc["root"], *pages]:
@@ -102,8 +44,7 @@ def test_the_book_is_built_without_a_warning(smoke_book):
 
 @pytest.mark.parametrize("stem", CHAPTERS)
 def test_the_chapter_ran_and_is_shown(smoke_book, stem):
-    folder, _ = smoke_book
-    notebook = nbformat.read(folder / f"book/notebooks/{stem}.ipynb", as_version=4)
+    notebook = nbformat.read(smoke_book / f"book/notebooks/{stem}.ipynb", as_version=4)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
@@ -112,16 +53,15 @@ def test_the_chapter_ran_and_is_shown(smoke_book, stem):
     # Neither warnings nor progress bars: both would show this machine, not the chapter.
     assert not any(output.get("name") == "stderr" for output in outputs)
     assert "widgets" not in notebook.metadata
-    page = (folder / f"book/_build/html/notebooks/{stem}.html").read_text()
+    page = (smoke_book / f"book/_build/html/notebooks/{stem}.html").read_text()
     assert page.count("<img") >= sum("image/png" in output.get("data", {}) for output in outputs)
 
 
 def test_building_again_does_nothing(smoke_book):
-    folder, _ = smoke_book
-    before = {path: path.stat().st_mtime_ns for path in (folder / "book").rglob("*")}
-    result = make(folder, "book", "PROFILE=smoke")
+    before = {path: path.stat().st_mtime_ns for path in (smoke_book / "book").rglob("*")}
+    result = make(smoke_book, "book", "PROFILE=smoke")
     assert result.stdout == "The book: book/_build/html/index.html\n"
-    assert {path: path.stat().st_mtime_ns for path in (folder / "book").rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in (smoke_book / "book").rglob("*")} == before
 
 
 @pytest.mark.parametrize("stem", CHAPTERS)
@@ -161,7 +101,7 @@ def built(tmp_path_factory):
     (folder / "ntklc_helpers").mkdir()
     for name in ("Makefile", "_config.yml", "pyproject.toml", "constraints.txt"):
         shutil.copyfile(ROOT / name, folder / name)
-    for name in ("build.py", "references.bib"):
+    for name in ("build.py", "colophon.py", "references.bib"):
         shutil.copyfile(ROOT / "book" / name, folder / "book" / name)
     (folder / "ntklc_helpers/__init__.py").write_text("unit = 10\n")
     (folder / "book/intro.md").write_text("# A small book\n")
@@ -357,6 +297,7 @@ def test_an_edit_during_the_run_is_not_missed(small):
 
 @pytest.fixture(scope="session")
 def build_steps():
+    sys.path.append(str(ROOT / "book"))  # as for a script that stands there
     spec = importlib.util.spec_from_file_location("build_steps", ROOT / "book/build.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

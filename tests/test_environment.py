@@ -81,6 +81,6 @@ def test_the_package_needs_only_what_it_declares():
 
 def test_the_ci_runs_the_command_of_the_readme():
     script = (ROOT / ".ci/run").read_text().splitlines()
-    assert script[-1] == "make test"
+    assert script[-2:] == ["make test", "make test-browser"]
     readme = (ROOT / "README.md").read_text()
     assert "make test" in readme and "make book" in readme

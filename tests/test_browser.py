@@ -1,0 +1,299 @@
+"""The book in a browser, without a network: what a reader sees on every page.
+
+`make test-browser` runs these, on the smoke book or on the one that BOOK names (a folder of HTML).
+"""
+
+import functools
+import json
+import os
+import shutil
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urlsplit
+
+import nbformat
+import pytest
+import yaml
+from books import ROOT
+from playwright.sync_api import sync_playwright
+
+pytestmark = pytest.mark.browser
+
+TOC = yaml.safe_load((ROOT / "book/_toc.yml").read_text())
+FILES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
+NOTEBOOKS = [name for name in FILES if name.startswith("notebooks/")]
+PAGES = [f"{name}.html" for name in [*FILES, "genindex", "search"]]
+WIDE, NARROW = {"width": 1400, "height": 900}, {"width": 400, "height": 800}
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def html(request):
+    named = os.environ.get("BOOK")
+    if named:
+        assert (ROOT / named / "index.html").is_file(), f"BOOK={named}: no index.html there"
+        return ROOT / named
+    return request.getfixturevalue("smoke_book") / "book/_build/html"
+
+
+@pytest.fixture(scope="session")
+def address(html):
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=html))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    assert chromium, (
+        "these tests need chromium: apt-get install chromium, or name it with CHROMIUM="
+    )
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        yield running
+        running.close()
+
+
+class Reader:
+    """A page, in a profile of its own, and what went wrong or over the wire while reading it."""
+
+    def __init__(self, browser, address, size, scheme="light"):
+        self.address = address
+        self.context = browser.new_context(
+            viewport=size,
+            color_scheme=scheme,
+            reduced_motion="reduce",
+            permissions=["clipboard-read", "clipboard-write"],
+        )
+        self.troubles, self.bytes = [], 0
+        self.context.route("**/*", self.only_local)
+        self.page = self.context.new_page()
+        self.page.on("console", self.note_message)
+        self.page.on("pageerror", lambda error: self.troubles.append(f"page error: {error}"))
+        self.page.on("requestfailed", lambda request: self.troubles.append(f"lost: {request.url}"))
+        self.page.on("response", self.note_response)
+
+    def only_local(self, route):
+        if route.request.url.startswith((self.address, "data:", "blob:")):
+            route.continue_()
+        else:
+            self.troubles.append(f"asks another host: {route.request.url}")
+            route.abort()
+
+    def note_message(self, message):
+        if message.type in ("error", "warning"):
+            self.troubles.append(f"console: {message.text}")
+
+    def note_response(self, response):
+        if response.status >= 400:
+            self.troubles.append(f"{response.status}: {response.url}")
+        self.bytes += int(response.headers.get("content-length", 0))
+
+    def read(self, page):
+        self.page.goto(self.address + page, wait_until="load")
+        self.page.evaluate("() => window.MathJax?.startup?.promise.then(() => true)")
+        return self.page
+
+
+@pytest.fixture
+def reader(browser, address):
+    opened = []
+
+    def open_page(page, size=WIDE, scheme="light"):
+        opened.append(Reader(browser, address, size, scheme))
+        opened[-1].read(page)
+        return opened[-1]
+
+    yield open_page
+    for one in opened:
+        one.context.close()
+
+
+UNTYPESET = """() => {
+    const bare = [...document.querySelectorAll('.math')].filter(e => !e.querySelector('mjx-container'));
+    const wrong = [...document.querySelectorAll('mjx-merror, [data-mjx-error]')];
+    const article = document.querySelector('article, main').cloneNode(true);
+    article.querySelectorAll('pre, code, script, mjx-container').forEach(e => e.remove());
+    const left = article.textContent.match(/.{0,30}(\\$\\$|\\\\[([]).{0,30}/g) || [];
+    return [...bare, ...wrong].map(e => e.textContent.slice(0, 80)).concat(left);
+}"""
+
+UNSEEN = """async () => {
+    const images = [...document.querySelectorAll('article img')];
+    images.forEach(image => { image.loading = 'eager'; });
+    await Promise.all(images.map(image => image.decode().catch(() => {})));
+    return images.filter(i => !(i.naturalWidth > 0 && i.getBoundingClientRect().width > 40))
+                 .map(i => i.src);
+}"""
+
+# What reaches over the edge of the window, and is not in a box of its own that scrolls.
+CUT_OFF = """() => {
+    const edge = document.documentElement.clientWidth;
+    const scrolls = e => {
+        for (; e && e !== document.body; e = e.parentElement)
+            if (['auto', 'scroll'].includes(getComputedStyle(e).overflowX)) return true;
+        return false;
+    };
+    const out = [...document.querySelectorAll('.bd-article *, .bd-footer *, footer *')].filter(e => {
+        const box = e.getBoundingClientRect();
+        return box.width > 1 && box.height > 1 && box.right > edge + 1
+            && !e.closest('mjx-assistive-mml') && e.checkVisibility() && !scrolls(e);
+    });
+    const wide = document.scrollingElement.scrollWidth > edge ? ['the page itself'] : [];
+    return wide.concat(out.slice(0, 8).map(e => `${e.tagName}.${e.className}: ${e.textContent.trim().slice(0, 60)}`));
+}"""
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_page_is_whole_at_both_widths_without_a_network(reader, page):
+    for size, scheme in ((WIDE, "light"), (NARROW, "dark")):
+        visit = reader(page, size, scheme)
+        assert visit.page.evaluate(UNTYPESET) == []
+        assert visit.page.evaluate(UNSEEN) == []
+        assert visit.page.evaluate(CUT_OFF) == [], size
+        assert visit.troubles == []
+        assert visit.bytes < 5e6
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_figure_says_what_it_shows(reader, page):
+    images = reader(page).page.locator("article img")
+    texts = images.evaluate_all("all => all.map(image => image.getAttribute('alt') || '')")
+    # Sphinx names a picture without a text by its file.
+    assert [text for text in texts if len(text.split()) < 3 or "_images/" in text] == []
+    assert (len(texts) > 0) or page.removesuffix(".html") not in NOTEBOOKS
+
+
+@pytest.fixture(scope="session")
+def anchors(html, browser, address):
+    """The names that links can lead to on each page; the index only leads on to the first."""
+    visit, found = Reader(browser, address, WIDE), {"index.html": set()}
+    for page in PAGES:
+        visit.page.goto(address + page, wait_until="domcontentloaded")
+        found[page] = set(
+            visit.page.evaluate(
+                "[...document.querySelectorAll('[id], a[name]')].map(e => e.id || e.name)"
+            )
+        )
+    visit.context.close()
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_inside_the_book_lead_somewhere(reader, address, html, anchors, page):
+    visit = reader(page)
+    links = visit.page.locator("a[href]").evaluate_all("all => all.map(link => link.href)")
+    inside = {link for link in links if link.startswith(address)}
+    assert len(inside) > 5
+    lost = []
+    for link in inside:
+        target, fragment = urldefrag(link)
+        path = unquote(urlsplit(target).path).lstrip("/") or "index.html"
+        known = fragment == "" or fragment in ("", *anchors.get(path, ()))
+        if not (html / path).is_file() or not known and unquote(fragment) not in anchors[path]:
+            lost.append(link)
+    assert lost == []
+
+
+@pytest.mark.parametrize("words", ["theorem", "eigenvalues", "lossless compression"])
+def test_search_finds(reader, words):
+    visit = reader("search.html")
+    visit.page.goto(f"{visit.address}search.html?q={words.replace(' ', '+')}")
+    visit.page.wait_for_selector("#search-results li a")
+    visit.page.wait_for_function("document.querySelector('#search-results p')?.textContent")
+    found = visit.page.locator("#search-results li a").first
+    found.click()
+    visit.page.wait_for_load_state()
+    text = visit.page.locator("article").inner_text().lower()
+    assert all(word in text for word in words.split())
+    assert visit.troubles == []
+
+
+def test_the_search_field_leads_to_the_results(reader):
+    visit = reader(f"{NOTEBOOKS[0]}.html")
+    visit.page.locator("button.search-button:visible, .search-button-field:visible").first.click()
+    field = visit.page.locator("input[type=search]:visible").first
+    field.fill("kernel")
+    field.press("Enter")
+    visit.page.wait_for_url("**/search.html?q=kernel*")
+    visit.page.wait_for_selector("#search-results li a")
+    assert visit.troubles == []
+
+
+def test_light_and_dark(reader):
+    visit = reader(PAGES[0])
+    background = "getComputedStyle(document.body).backgroundColor"
+    seen = set()
+    for _ in range(3):  # light, dark, as the system says
+        seen.add(visit.page.evaluate(background))
+        visit.page.locator("button.theme-switch-button:visible").first.click()
+    assert len(seen) == 2
+    assert visit.troubles == []
+
+
+def test_the_menu_opens_on_a_phone(reader):
+    visit = reader(f"{NOTEBOOKS[0]}.html", NARROW)
+    link = visit.page.locator(".bd-sidebar-primary a, dialog a").filter(has_text="universality")
+    assert not link.first.is_visible()
+    visit.page.locator("button.primary-toggle:visible").first.click()
+    link.locator("visible=true").first.click()
+    visit.page.wait_for_url("**universality*")
+    assert visit.troubles == []
+
+
+def test_code_can_be_copied(reader):
+    visit = reader(f"{NOTEBOOKS[0]}.html")
+    blocks = visit.page.locator("div.cell_input div.highlight:visible")
+    assert blocks.count() > 0
+    assert blocks.locator("button.copybtn").count() == blocks.count()
+    blocks.first.hover()
+    blocks.first.locator("button.copybtn").click()
+    copied = visit.page.evaluate("navigator.clipboard.readText()")
+    assert copied.strip() == blocks.first.locator("pre").inner_text().strip() != ""
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_notebook_can_be_downloaded_as_it_ran(reader, name):
+    visit = reader(f"{name}.html")
+    link = visit.page.locator("a.btn-download-source-button").first.get_attribute("href")
+    response = visit.page.request.get(visit.page.evaluate("h => new URL(h, location).href", link))
+    assert response.ok
+    notebook = nbformat.from_dict(json.loads(response.body()))
+    nbformat.validate(notebook)
+    assert any(cell.get("outputs") for cell in notebook.cells)
+
+
+def test_every_page_says_how_it_was_made(reader):
+    for page in PAGES:
+        footer = reader(page).page.locator(".extra_footer")
+        for entry in ("commit", "profile", "device", "date", "versions"):
+            assert footer.locator(f".ntklc-{entry}").inner_text().strip(), (page, entry)
+
+
+def test_a_page_that_calls_another_host_would_be_noticed(browser, address, tmp_path):
+    visit = Reader(browser, address, WIDE)
+    visit.page.goto(address + Path(PAGES[0]).as_posix())
+    visit.page.set_content(
+        "<img src='https://example.org/x.png'><script>console.error('no')</script>"
+    )
+    visit.page.wait_for_timeout(200)
+    assert any("asks another host: https://example.org" in trouble for trouble in visit.troubles)
+    assert "console: no" in visit.troubles
+    visit.context.close()
