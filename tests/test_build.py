@@ -3,11 +3,15 @@
 The behaviours are shown on a small book of two short chapters, written by the tests.
 """
 
+import contextlib
 import errno
 import importlib.util
 import json
 import os
+import platform
+import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -15,6 +19,7 @@ import sys
 import time
 from pathlib import Path
 
+import books
 import nbformat
 import pytest
 import yaml
@@ -75,6 +80,28 @@ def test_the_source_is_stored_without_outputs(stem):
 def test_every_profile_fits_the_chapters(profile, build_steps, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert sorted(build_steps.read_profile(profile)) == CHAPTERS
+
+
+def printed(notebook):
+    """All that a notebook's cells put out as text, cell by cell, without what times may change."""
+    shown = []
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and "varies" not in cell.metadata.get("tags", []):
+            data = [output.get("data", {"text": output.get("text")}) for output in cell.outputs]
+            shown.append([{k: v for k, v in d.items() if not k.startswith("image/")} for d in data])
+    return shown
+
+
+@pytest.mark.parametrize("stem", [CHAPTERS[i] for i in (0, 3, 7)])
+def test_two_runs_give_the_same_numbers(smoke_book, stem, tmp_path):
+    books.update(tmp_path)
+    assert make(tmp_path, f"book/notebooks/{stem}.ipynb", "PROFILE=smoke").returncode == 0
+    runs = [
+        printed(nbformat.read(folder / f"book/notebooks/{stem}.ipynb", as_version=4))
+        for folder in (smoke_book, tmp_path)
+    ]
+    assert any("text/markdown" in data for cell in runs[0] for data in cell)
+    assert runs[0] == runs[1]
 
 
 # --- a small book
@@ -160,14 +187,10 @@ def test_another_profile_runs_every_chapter_again(small):
 
 
 def test_a_changed_package_runs_every_chapter_again_and_the_same_run_gives_the_same_pages(small):
-    def pages():
-        html = small / "book/_build/html"
-        return {p.relative_to(html): p.read_bytes() for p in html.rglob("*") if p.is_file()}
-
-    before = pages()
+    before = made(small, "book/_build/html")
     (small / "ntklc_helpers/__init__.py").touch()
     assert outcome(small, targets=["book"])[0] == STEMS
-    assert pages() == before
+    assert made(small, "book/_build/html") == before
 
 
 def test_a_failing_chapter_stops_the_build_and_the_next_goes_on(small):
@@ -233,8 +256,8 @@ def test_a_profile_that_does_not_fit_is_an_error(small, profile, message):
     assert message in result.stdout and "Traceback" not in result.stdout
 
 
-def start_and_kill(folder, seen, how=signal.SIGKILL):
-    """Start the build, wait until ``seen`` is true, and kill make and all it started."""
+def start_and_kill(folder, seen, how=signal.SIGKILL, may_end=False):
+    """Start the build, wait until ``seen()`` is true, and kill make and all it started."""
     process = subprocess.Popen(
         command("book", "PROFILE=smoke"),
         cwd=folder,
@@ -244,8 +267,9 @@ def start_and_kill(folder, seen, how=signal.SIGKILL):
         start_new_session=True,
     )
     wait_for(seen)
-    assert process.poll() is None
-    os.killpg(process.pid, how)
+    assert may_end or process.poll() is None
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, how)
     process.wait()
 
 
@@ -275,6 +299,35 @@ def test_a_killed_chapter_is_not_finished_and_leaves_no_kernel(small, how):
     assert outcome(small) == (["02_second"], ["first 2\n", "quick\n"])
 
 
+def made(folder, below):
+    """Every file that a build put below the folder, and what it holds."""
+    paths = (folder / below).rglob("*")
+    return {p.relative_to(folder): p.read_bytes() for p in paths if p.is_file()}
+
+
+def test_killed_at_any_moment_the_build_goes_on_to_the_same_book(built, small):
+    """What is in place after a kill is finished; what is not there is made by the next build."""
+    below = ("book/notebooks", "book/_build/html")
+    whole = [made(built, name) for name in below]
+    for name in ("build", *below):
+        shutil.rmtree(small / name)
+    start = time.monotonic()
+    assert make(small, "book", "PROFILE=smoke").returncode == 0
+    length = time.monotonic() - start
+    assert [made(small, name) for name in below] == whole
+    for name in ("build", *below):
+        shutil.rmtree(small / name)
+    moments = sorted(random.SystemRandom().uniform(0, length) for _ in range(4))
+    for moment in moments:
+        end = time.monotonic() + moment
+        start_and_kill(small, lambda end=end: time.monotonic() > end, may_end=True)
+        notebooks, pages = [made(small, name) for name in below]
+        assert notebooks.items() <= whole[0].items(), moments
+        assert pages in ({}, whole[1]), moments
+    assert make(small, "book", "PROFILE=smoke").returncode == 0
+    assert [made(small, name) for name in below] == whole, moments
+
+
 def test_killed_pages_are_not_finished(small):
     html = small / "book/_build/html"
     shutil.rmtree(html)
@@ -282,6 +335,38 @@ def test_killed_pages_are_not_finished(small):
     assert not html.exists()
     assert outcome(small, targets=["book"])[0] == []
     assert (html / "notebooks/02_second.html").is_file()
+
+
+def test_each_page_says_how_it_was_made(small):
+    def foot(page):
+        text = (small / f"book/_build/html/{page}.html").read_text()
+        return dict(re.findall(r"<span class='ntklc-(\w+)'>(.*?)</span>", text))
+
+    write_profile(small, "cpu", **{"01_first": {"size": 3}, "02_second": {"size": 3}})
+    result = make(small, "book", "PROFILE=cpu", SOURCE_DATE_EPOCH="86400", CUDA_VISIBLE_DEVICES="")
+    assert result.returncode == 0, result.stdout
+    pages = ("intro", "genindex", *(f"notebooks/{stem}" for stem in STEMS))
+    for entries in map(foot, pages):
+        assert entries["commit"] == "none"
+        assert (entries["profile"], entries["date"]) == ("cpu", "1970-01-02")
+        assert entries["device"].endswith(f"{os.cpu_count()} cores")
+        assert f"python {platform.python_version()}, torch 2.13.0, " in entries["versions"]
+
+    # A page keeps the record of its chapter's run.
+    git = ("git", "-c", "user.name=me", "-c", "user.email=me@localhost")
+    for step in (["init", "-q"], ["add", "Makefile"], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *step], cwd=small, check=True)
+    address = "git@github.com:somebody/a.book.git"
+    subprocess.run([*git, "remote", "add", "origin", address], cwd=small, check=True)
+    write_chapter(small, "02_second", enumerate(["print('changed')"]))
+    assert outcome(small, "cpu", targets=["book"])[0] == ["02_second"]
+    assert foot("notebooks/01_first")["commit"] == "none"
+    assert re.fullmatch("[0-9a-f]{12} with changes", foot("notebooks/02_second")["commit"])
+
+    # And the launch buttons lead to the repository it came from.
+    page = (small / "book/_build/html/notebooks/02_second.html").read_text()
+    binder = "https://mybinder.org/v2/gh/somebody/a.book/main?urlpath=lab/tree/notebooks"
+    assert f'href="{binder}/02_second.ipynb"' in page
 
 
 def test_an_edit_during_the_run_is_not_missed(small):
@@ -312,6 +397,52 @@ def test_a_folder_that_cannot_be_written_is_named(small, blocked):
     assert result.returncode != 0
     assert re.search(rf"error: {blocked}.*: (File exists|Not a directory)", result.stdout)
     assert "Traceback" not in result.stdout
+
+
+def refused(folder, *before, limit=None):
+    """What `make book` says where it cannot write; nothing finished may have changed."""
+    whole = [made(folder, name) for name in ("book/notebooks", "book/_build/html")]
+    result = subprocess.run(
+        [*before, *command("book", "PROFILE=smoke")],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=limit,
+    )
+    assert result.returncode != 0
+    assert [made(folder, name) for name in ("book/notebooks", "book/_build/html")] == whole
+    assert result.stdout.count("error:") == 1
+    return result.stdout
+
+
+@pytest.mark.parametrize(
+    "blocked", ["build/parameters", "build/running", "book/notebooks", "build"]
+)
+def test_a_read_only_folder_is_named(small, blocked):
+    write_profile(small, "smoke", **{"01_first": {"size": 7}, "02_second": {"size": 7}})
+    if blocked == "build":
+        (small / "book/intro.md").write_text("# Another\n")
+        write_profile(small, "smoke", **{"01_first": {"size": 2}, "02_second": {"size": 2}})
+    (small / blocked).chmod(0o555)
+    # Root writes everywhere, unless it gives that right away.
+    root = ("setpriv", "--bounding-set=-dac_override") if os.geteuid() == 0 else ()
+    said = refused(small, *root)
+    (small / blocked).chmod(0o755)
+    assert re.search(rf"error: .*{blocked}\S*: Permission denied", said)
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(("step", "room"), [("chapter", 1_000), ("pages", 200_000)])
+def test_where_files_cannot_grow_the_build_stops(small, step, room):
+    """A limit on the size of files: writes fail in the midst of a file, as on a full disk."""
+    write_chapter(small, "02_second", enumerate(["print('changed' * 100)"]))
+    if step == "pages":
+        assert outcome(small)[0] == ["02_second"]
+    said = refused(small, limit=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)))
+    assert "File too large" in said
+    assert outcome(small, targets=["book"])[1] == ["first 2\n", "changed" * 100 + "\n"]
 
 
 def missing_kernel(*arguments, **settings):
