@@ -136,6 +136,7 @@ def describe_pages(app: Sphinx) -> None:
 
 
 def setup(app: Sphinx) -> dict:
+    app.set_html_assets_policy("always")  # the sidebar's titles hold formulas on every page
     app.add_config_value("ntklc_pages_record", None, "", types=(dict, type(None)))
     app.connect("config-inited", set_launch_buttons, priority=100)
     app.connect("builder-inited", describe_pages)

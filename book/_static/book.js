@@ -1,0 +1,28 @@
+// A formula in a line that is wider than the line scrolls in a box of its own.
+function boxWideFormulas() {
+  for (const formula of document.querySelectorAll("article mjx-container:not([display])")) {
+    const line = formula.closest("p, li, dd, td, h1, h2, h3");
+    formula.classList.remove("wide");
+    const wide = line && formula.getBoundingClientRect().width > line.clientWidth;
+    formula.classList.toggle("wide", Boolean(wide));
+  }
+}
+
+// Search writes its results after the page's formulas were typeset.
+function typesetResults(results) {
+  results.classList.add("mathjax_process");
+  const observer = new MutationObserver(async () => {
+    observer.disconnect();
+    await MathJax.typesetPromise([results]);
+    observer.observe(results, { childList: true, subtree: true });
+  });
+  observer.observe(results, { childList: true, subtree: true });
+}
+
+window.addEventListener("load", async () => {
+  await MathJax.startup.promise;
+  boxWideFormulas();
+  window.addEventListener("resize", boxWideFormulas);
+  const results = document.querySelector("#search-results");
+  if (results) typesetResults(results);
+});
