@@ -269,8 +269,8 @@ def build_pages() -> None:
 
 
 def os_error(error: OSError) -> str:
-    name = f"{error.filename}: " if error.filename else ""
-    return f"{name}{error.strerror or error}"
+    files = [str(name) for name in (error.filename, error.filename2) if name]
+    return f"{' → '.join(files)}{': ' * bool(files)}{error.strerror or error}"
 
 
 def main(arguments: list[str]) -> int:

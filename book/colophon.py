@@ -94,7 +94,9 @@ def repository() -> str:
 
 
 def as_html(record: dict) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    versions = ", ".join(
+        f"{name} {version}" for name, version in sorted(record["versions"].items())
+    )
     shown = {name: record[name] for name in ("commit", "profile", "device", "date")}
     entries = [*shown.items(), ("versions", versions)]
     return "Made with: " + " · ".join(

@@ -350,7 +350,8 @@ def test_each_page_says_how_it_was_made(small):
         assert entries["commit"] == "none"
         assert (entries["profile"], entries["date"]) == ("cpu", "1970-01-02")
         assert entries["device"].endswith(f"{os.cpu_count()} cores")
-        assert f"python {platform.python_version()}, torch 2.13.0, " in entries["versions"]
+        assert f"python {platform.python_version()}, " in entries["versions"]
+        assert "torch 2.13.0" in entries["versions"]
 
     # A page keeps the record of its chapter's run.
     git = ("git", "-c", "user.name=me", "-c", "user.email=me@localhost")

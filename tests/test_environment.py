@@ -84,3 +84,17 @@ def test_the_ci_runs_the_command_of_the_readme():
     assert script[-2:] == ["make test", "make test-browser"]
     readme = (ROOT / "README.md").read_text()
     assert "make test" in readme and "make book" in readme
+
+
+def test_binder_installs_the_book_from_the_lock(tmp_path):
+    """Its script, with a `python` that only notes what it is asked to do."""
+    made = yaml.safe_load((ROOT / ".binder/environment.yml").read_text())
+    assert made["dependencies"] == CONDA["dependencies"][: len(made["dependencies"])]
+    noted = tmp_path / "noted"
+    (tmp_path / "python").write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {noted}\n')
+    (tmp_path / "python").chmod(0o755)
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    subprocess.run([ROOT / ".binder/postBuild"], cwd=ROOT, env=path, check=True)
+    *_, lock, editable, what = noted.read_text().splitlines()
+    assert lock in (path.name for path in ROOT.iterdir()) and editable == "-e"
+    assert what == ".[book]" and "book" in EXTRAS

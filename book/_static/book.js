@@ -8,6 +8,13 @@ function boxWideFormulas() {
   }
 }
 
+// Figures of several panels keep their size on a phone; the others fit.
+function markBroadFigures() {
+  for (const image of document.querySelectorAll("figure img")) {
+    image.classList.toggle("broad", image.naturalWidth > 1.8 * image.naturalHeight);
+  }
+}
+
 // Search writes its results after the page's formulas were typeset.
 function typesetResults(results) {
   results.classList.add("mathjax_process");
@@ -20,6 +27,7 @@ function typesetResults(results) {
 }
 
 window.addEventListener("load", async () => {
+  markBroadFigures();
   await MathJax.startup.promise;
   boxWideFormulas();
   window.addEventListener("resize", boxWideFormulas);
