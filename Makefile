@@ -20,7 +20,7 @@ PAGES := $(shell find book -type f -not -path 'book/notebooks/*' -not -path 'boo
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help env book parameters test test-browser lab bench pruning-sweep lint clean FORCE
+.PHONY: help env book parameters test test-browser lab bench pruning-sweep colab lint clean FORCE
 MAKEFLAGS += --no-builtin-rules
 
 help:
@@ -30,6 +30,7 @@ help:
 	@echo "make lab    open the chapters' sources in JupyterLab"
 	@echo "make bench  run the benchmarks"
 	@echo "make pruning-sweep  prune and retrain, level by level (SWEEP=lenet, resnet20 or resnet50)"
+	@echo "make colab  let every chapter be opened on Colab, from the book's address on GitHub"
 	@echo "make lint   check style and formatting, and that notebooks are stored without outputs"
 	@echo "make env    make the environment in VENV=$(VENV) from the lock"
 	@echo "make clean  remove what the build made; the environment stays"
@@ -93,6 +94,10 @@ RECORD ?=
 pruning-sweep: $(INSTALLED)
 	$(BIN)/python -m ntklc_helpers.sweep $(SWEEP) --output build/pruning/$(SWEEP) \
 	    $(if $(RECORD),--record $(RECORD)) $(OPTIONS)
+
+# Needed once the book has an address on GitHub: its pages then have a button for Colab.
+colab: $(INSTALLED)
+	@$(BUILD) colab
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .

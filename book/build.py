@@ -236,6 +236,30 @@ def tidy(notebook: NotebookNode, about: dict) -> NotebookNode:
     return notebook
 
 
+def write_colab_cells() -> None:
+    """Give every chapter's source the cell that installs the package on Colab."""
+    import nbformat
+
+    address = colophon.repository()
+    if not address:
+        raise BuildError(
+            "the book's address is not known: set repository.url in _config.yml, or git's remote "
+            "`origin` to its repository on GitHub"
+        )
+    for stem in chapters():
+        path = SOURCES / f"{stem}.ipynb"
+        notebook = nbformat.read(path, as_version=4)
+        title, *cells = [cell for cell in notebook.cells if cell.get("id") != "colab"]
+        install = nbformat.v4.new_code_cell(colophon.install_cell(address), id="colab")
+        install.metadata["tags"] = ["remove-cell"]
+        notebook.cells = [title, install, *cells]
+        text = nbformat.writes(notebook) + "\n"
+        if text != path.read_text(encoding="utf-8"):
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+
+
 def build_pages() -> None:
     """Build the HTML anew, with every warning an error, and put it in place when complete.
 
@@ -282,8 +306,12 @@ def main(arguments: list[str]) -> int:
             step, inputs = run_chapter, [stem]
         case ["pages"]:
             step, inputs = build_pages, []
+        case ["colab"]:
+            step, inputs = write_colab_cells, []
         case _:
-            print("usage: build.py parameters PROFILE | chapter NAME | pages", file=sys.stderr)
+            print(
+                "usage: build.py parameters PROFILE | chapter NAME | pages | colab", file=sys.stderr
+            )
             return 2
     try:
         step(*inputs)

@@ -18,17 +18,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
     from sphinx.config import Config
 
 KEY = "ntklc"
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "jupyter-book")
-LAUNCH = {
-    "notebook_interface": "jupyterlab",
-    "binderhub_url": "https://mybinder.org",
-    "colab_url": "https://colab.research.google.com",
-}
+BINDER = {"notebook_interface": "jupyterlab", "binderhub_url": "https://mybinder.org"}
+COLAB = {"colab_url": "https://colab.research.google.com"}
 
 
 def record(profile: str) -> dict:
@@ -84,13 +83,33 @@ def today() -> str:
 
 
 def repository() -> str:
-    """The web address of the GitHub repository that this checkout came from, or nothing."""
+    """The book's address on GitHub: the one in _config.yml, or where this checkout came from."""
+    config = Path("_config.yml")
+    known = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    if known.get("repository", {}).get("url"):
+        return known["repository"]["url"].rstrip("/")
     origin = command("git", "remote", "get-url", "origin")
     found = re.fullmatch(
         r"(?:https://(?:[^@/]*@)?|ssh://git@|git@)github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?",
         origin,
     )
     return f"https://github.com/{found.group(1)}" if found else ""
+
+
+def install_cell(address: str) -> str:
+    """What a chapter opened on Colab runs first; it does nothing elsewhere."""
+    return (
+        "import sys\n\n"
+        'if "google.colab" in sys.modules:  # elsewhere the package is installed\n'
+        f"    %pip install -q git+{address}"
+    )
+
+
+def opens_on_colab(address: str) -> bool:
+    """Whether every chapter installs the package from this address when Colab opens it."""
+    last = install_cell(address).splitlines()[-1].strip()
+    chapters = sorted(Path("notebooks").glob("[0-9][0-9]_*.ipynb"))
+    return all(f'{last}"' in chapter.read_text(encoding="utf-8") for chapter in chapters)
 
 
 def as_html(record: dict) -> str:
@@ -110,9 +129,9 @@ def read_record(notebook: Path) -> dict | None:
 
 def set_launch_buttons(app: Sphinx, config: Config) -> None:
     options = config.html_theme_options
-    options["repository_url"] = options.get("repository_url") or repository()
-    if options["repository_url"]:
-        options.setdefault("launch_buttons", LAUNCH)
+    address = options["repository_url"] = repository()
+    if address:
+        options["launch_buttons"] = BINDER | (COLAB if opens_on_colab(address) else {})
 
 
 def write_footer(app: Sphinx, page: str, template: str, context: dict, doctree) -> None:

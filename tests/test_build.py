@@ -365,9 +365,29 @@ def test_each_page_says_how_it_was_made(small):
     assert re.fullmatch("[0-9a-f]{12} with changes", foot("notebooks/02_second")["commit"])
 
     # And the launch buttons lead to the repository it came from.
-    page = (small / "book/_build/html/notebooks/02_second.html").read_text()
     binder = "https://mybinder.org/v2/gh/somebody/a.book/main?urlpath=lab/tree/notebooks"
-    assert f'href="{binder}/02_second.ipynb"' in page
+    colab = "https://colab.research.google.com/github/somebody/a.book/blob/main/notebooks"
+    page = small / "book/_build/html/notebooks/02_second.html"
+    assert f'href="{binder}/02_second.ipynb"' in page.read_text()
+    assert colab not in page.read_text()
+
+    # To Colab, too, when the chapters install the package there. The cell is not on the page.
+    for _ in range(2):
+        result = make(small, "colab")
+        assert result.returncode == 0, result.stdout
+        source = nbformat.read(small / "notebooks/02_second.ipynb", as_version=4)
+        nbformat.validate(source)
+        assert "%pip install -q git+https://github.com/somebody/a.book" in source.cells[1].source
+        assert [cell.id for cell in source.cells].count("colab") == 1
+    assert outcome(small, "cpu", targets=["book"])[1] == ["first 3\n", "changed\n"]
+    assert f'href="{colab}/02_second.ipynb"' in page.read_text()
+    assert "%pip" not in page.read_text() and "google.colab" not in page.read_text()
+
+
+def test_without_an_address_there_is_nothing_to_launch(small):
+    result = make(small, "colab")
+    assert result.returncode != 0 and "error: the book's address is not known" in result.stdout
+    assert "mybinder" not in (small / "book/_build/html/notebooks/01_first.html").read_text()
 
 
 def test_an_edit_during_the_run_is_not_missed(small):
