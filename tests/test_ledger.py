@@ -1,0 +1,100 @@
+"""What chapters record is read back as it was, and a claim is judged by it and by nothing else."""
+
+import json
+import math
+
+import nbformat
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ntklc_helpers.ledger import Claim, Verdict, mean_spread, read, record, span
+
+
+def executed(folder, stem, printed, tags=("ledger",)):
+    code = nbformat.v4.new_code_cell("record()", id="cell")
+    code.metadata["tags"] = list(tags)
+    code.outputs = [nbformat.v4.new_output("stream", name="stdout", text=t) for t in printed]
+    other = nbformat.v4.new_code_cell("print(1)", id="other")
+    other.outputs = [nbformat.v4.new_output("stream", name="stdout", text="not this\n")]
+    nbformat.write(nbformat.v4.new_notebook(cells=[other, code]), folder / f"{stem}.ipynb")
+
+
+numbers = st.floats(allow_nan=False) | st.integers(-(2**53), 2**53) | st.booleans() | st.text()
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), numbers | st.lists(numbers)))
+def test_what_is_recorded_is_read(tmp_path_factory, values):
+    import contextlib
+    import io
+
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        record(**values)
+    folder = tmp_path_factory.mktemp("chapters")
+    executed(folder, "01_first", [out.getvalue()])
+    assert read(folder) == {"01_first": values}
+
+
+def test_numpy_is_recorded_as_numbers(capsys):
+    record(a=np.float32(0.5), b=np.arange(3), c=np.inf, d=np.bool_(True), e={"x": np.int64(2)})
+    values = json.loads(capsys.readouterr().out)
+    assert values == {"a": 0.5, "b": [0, 1, 2], "c": math.inf, "d": True, "e": {"x": 2}}
+    with pytest.raises(TypeError, match="record takes numbers, strings, lists and dicts"):
+        record(a=object())
+
+
+def test_chapters_without_a_record_are_left_out(tmp_path):
+    executed(tmp_path, "01_first", ['{"a":', " 1}\n"])  # a stream may come in pieces
+    executed(tmp_path, "02_second", ["{}"], tags=())
+    executed(tmp_path, "draft", ['{"a": 2}'])
+    assert read(tmp_path) == {"01_first": {"a": 1}}
+    assert read(tmp_path / "nowhere") == {}
+
+
+@pytest.mark.parametrize("printed", [[], ["1.5"], ["a warning\n", '{"a": 1}']])
+def test_a_cell_that_recorded_nothing_is_an_error(tmp_path, printed):
+    executed(tmp_path, "01_first", printed)
+    with pytest.raises(ValueError, match=r"01_first.ipynb: no ledger can be read from it"):
+        read(tmp_path)
+
+
+def claim(**changes):
+    settings = {
+        "name": "small",
+        "claim": "it is small",
+        "source": "paper",
+        "ran": "once",
+        "chapter": "01_first",
+        "figure": "fig-one",
+        "number": lambda v: f"{v['x']:.1f}",
+        "verdict": lambda v: Verdict.HOLDS if v["x"] < 1 else Verdict.FAILS,
+    }
+    return Claim(**settings | changes)
+
+
+@pytest.mark.parametrize(("x", "verdict"), [(0.5, Verdict.HOLDS), (2.0, Verdict.FAILS)])
+def test_the_verdict_follows_the_number(x, verdict):
+    row = claim().judge({"01_first": {"x": x}})
+    assert (row.number, row.verdict, row.ran) == (f"{x:.1f}", verdict, True)
+    assert row.markdown() == (
+        f"| it is small | paper | once | {x:.1f} | **{verdict.value}** | {{numref}}`fig-one` |"
+    )
+
+
+def test_what_did_not_run_is_open_and_links_nowhere():
+    absent = claim().judge({"02_second": {"x": 1}})
+    assert absent.verdict is Verdict.OPEN and "`01_first` is not in this build" in absent.number
+    partly = claim().judge({"01_first": {"y": 1}})
+    assert partly.verdict is Verdict.OPEN and "`01_first` recorded no 'x'" in partly.number
+    nowhere = claim(chapter="").judge({})
+    assert nowhere.verdict is Verdict.OPEN and nowhere.number == "–"
+    assert all("numref" not in row.markdown() for row in (absent, partly, nowhere))
+
+
+def test_spreads_in_words():
+    assert mean_spread([1.0, 2.0, 3.0]) == "2 ± 1 (3 draws)"
+    assert mean_spread([91.234], ".1f", "%") == "91.2% (one draw)"
+    assert span([0.2, -1, 3], ".1f") == "-1.0 to 3.0"
+    assert span([0.501, 0.502], ".1f") == "0.5"
