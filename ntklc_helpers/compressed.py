@@ -147,7 +147,7 @@ class CompressedNetwork:
     ) -> CompressedNetwork:
         """Train the last layer on features of X (n, p) for labels y (n,); returns the network.
 
-        Parameters and errors as for :func:`ntklc_helpers.fit_readout`.
+        Parameters and errors as for :func:`~ntklc_helpers.readout.fit_readout`.
         """
         X, y = sample_matrix("X", X), np.asarray(y)
         labels(y, len(X))

@@ -31,11 +31,11 @@ class HermiteSeries:
     Mehler's formula gives E[σ(u)σ(v)] = Σ_k c_k(a) c_k(b) ρ^k for inputs of scales a, b and
     correlation ρ, and its derivative in the covariance is E[σ'(u)σ'(v)].
 
-    The degree follows each block's largest |ρ|. By Parseval and Cauchy–Schwarz the terms dropped
-    amount to at most 1e-13 √(E σ'(u)² E σ'(v)²) of E[σ'σ'] and |cov| times that of E[σσ]; for
-    an activation with a jump, to 1e-13 √(E σ(u)² E σ(v)²) of E[σσ] and of ∂/∂ρ E[σσ]. An
-    activation that is not smooth needs too many terms for |ρ| near 1: entries with |ρ| above
-    ``reach`` come from two-dimensional quadrature, split at the breakpoints.
+    The degree follows each block's largest ``|ρ|``. By Parseval and Cauchy–Schwarz the terms
+    dropped amount to at most 1e-13 √(E σ'(u)² E σ'(v)²) of E[σ'σ'] and ``|cov|`` times that of
+    E[σσ]; for an activation with a jump, to 1e-13 √(E σ(u)² E σ(v)²) of E[σσ] and of ∂/∂ρ E[σσ].
+    An activation that is not smooth needs too many terms for ``|ρ|`` near 1: entries with ``|ρ|``
+    above ``reach`` come from two-dimensional quadrature, split at the breakpoints.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class HermiteSeries:
     log_tail : (degree + 2,) array
         Logarithm of the share of E σ'² (E σ² with a jump) in the terms from k on.
     reach : float
-        Largest |ρ| at which the series is used.
+        Largest ``|ρ|`` at which the series is used.
     mean, square, slope_square : (n,) arrays
         E σ(u_i), E σ(u_i)², E σ'(u_i)².
     """

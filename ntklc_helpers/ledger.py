@@ -1,8 +1,8 @@
 """Numbers that chapters record, and published claims held against them.
 
-A chapter ends with a cell tagged ``ledger`` that calls :func:`record`. The reproduction ledger reads
-those cells of the executed chapters and lays each :class:`Claim` beside what was measured: a claim is
-words and rules, and every number in its row comes from the run it stands beside.
+A chapter ends with a cell tagged ``ledger`` that calls :func:`record`. The reproduction ledger
+reads those cells of the executed chapters and lays each :class:`Claim` beside what was measured: a
+claim is words and rules, and every number in its row comes from the run it stands beside.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ def limiting_spectrum(
     limit of UᵀQU, outliers solve det(I + ΛW/α₁) = 0. The symmetric matrix [[Λ/α₁, I], [I, −W]]
     has that determinant but for its sign, and is non-increasing in z outside the support: its
     eigenvalues cross 0 downwards, once each, so no root is missed. At a null vector (x, y) the
-    residue of the resolvent gives |uᵀj_a|² = p x_a² / (yᵀW'y).
+    residue of the resolvent gives ``|uᵀj_a|² = p x_a² / (yᵀW'y)``.
 
     Takes a second or so at p = 1,000 where the covariances have common eigenvectors; otherwise
     each of some thousand evaluations inverts a p × p matrix, minutes at that size.

@@ -53,7 +53,7 @@ class Sweep:
         Each with its own first weights, order of data and draws.
     width : int
         Channels of a ResNet's first stage.
-    training : Training
+    training : classifiers.Training
     seed : int
 
     Raises

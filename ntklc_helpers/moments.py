@@ -74,9 +74,9 @@ class GaussianMoments:
 def gaussian_moments(activation: AnyActivation, tau: float = 1.0) -> GaussianMoments:
     """Generalised Gaussian moments of ``activation`` at scale ``tau``.
 
-    Closed form for :class:`~ntklc_helpers.Quantized`; otherwise Gauss–Legendre quadrature on
-    panels split at the breakpoints, the panels halved until nothing moves by more than 1e-13 of
-    its natural scale.
+    Closed form for :class:`~ntklc_helpers.activations.Quantized`; otherwise Gauss–Legendre
+    quadrature on panels split at the breakpoints, the panels halved until nothing moves by more
+    than 1e-13 of its natural scale.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def gaussian_moments(activation: AnyActivation, tau: float = 1.0) -> GaussianMom
     Notes
     -----
     ``d1``, ``d2``, ``square_d2`` and ``variance`` enter the recursions of
-    :func:`~ntklc_helpers.propagate`, ``derivative_power`` that of κ.
+    :func:`~ntklc_helpers.equivalents.propagate`, ``derivative_power`` that of κ.
     """
     tau = positive("tau", tau)
     if isinstance(activation, Quantized):

@@ -56,7 +56,7 @@ class Pencil:
         return np.linalg.eigvalsh(self.matrix(z))
 
     def roots(self, left: float, right: float) -> list[tuple[float, FloatArray]]:
-        """Roots in an interval outside the support, each with |uᵀj_a|²/p."""
+        """Roots in an interval outside the support, each with ``|uᵀj_a|²/p``."""
         a, b = self._ends(left, right)
         if a >= b:
             return []

@@ -182,7 +182,7 @@ def pruned_limit_kernels(
     rescale : bool
         With rescaling the limits are those of the dense network.
     tau0 : float, optional
-        As in :func:`~ntklc_helpers.limit_kernels`.
+        As in :func:`~ntklc_helpers.kernels.limit_kernels`.
 
     Returns
     -------
@@ -192,7 +192,7 @@ def pruned_limit_kernels(
     Raises
     ------
     ValueError
-        As :func:`~ntklc_helpers.limit_kernels`, or if ``keep`` is not as stated.
+        As :func:`~ntklc_helpers.kernels.limit_kernels`, or if ``keep`` is not as stated.
 
     Notes
     -----
