@@ -31,7 +31,7 @@ help:
 	@echo "make bench  run the benchmarks"
 	@echo "make pruning-sweep  prune and retrain, level by level (SWEEP=lenet, resnet20 or resnet50)"
 	@echo "make colab  let every chapter be opened on Colab, from the book's address on GitHub"
-	@echo "make lint   check style and formatting, and that notebooks are stored without outputs"
+	@echo "make lint   check style, formatting and types, and that notebooks are stored without outputs"
 	@echo "make env    make the environment in VENV=$(VENV) from the lock"
 	@echo "make clean  remove what the build made; the environment stays"
 
@@ -106,6 +106,7 @@ colab: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
 	$(if $(CHAPTERS),$(BIN)/python -m nbstripout --verify $(CHAPTERS:%=notebooks/%.ipynb))
 
 clean:

@@ -1,0 +1,115 @@
+"""Workflows fit GitHub's schema and run the commands of the README; the hooks are those of lint."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+HOOKS = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())
+
+
+def parsed(path):
+    # YAML 1.1 reads the key `on` as true.
+    workflow = yaml.safe_load(path.read_text())
+    return {("on" if key is True else key): value for key, value in workflow.items()}
+
+
+def steps(path):
+    return [step for job in parsed(path)["jobs"].values() for step in job["steps"]]
+
+
+def validate(schema, *files):
+    command = [
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        schema,
+        *map(str, files),
+    ]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "schema", ["vendor.github-workflows", "custom.github-workflows-require-timeout"]
+)
+def test_the_workflows_fit_the_published_schema(schema):
+    assert len(WORKFLOWS) == 3
+    result = validate(schema, *WORKFLOWS)
+    assert result.returncode == 0, result.stdout
+
+
+def test_the_schema_would_notice(tmp_path):
+    broken = tmp_path / "broken.yml"
+    broken.write_text(WORKFLOWS[0].read_text().replace("runs-on:", "runs_on:"))
+    assert validate("vendor.github-workflows", broken).returncode != 0
+
+
+def test_the_citation_fits_its_schema():
+    result = validate("vendor.citation-file-format", ROOT / "CITATION.cff")
+    assert result.returncode == 0, result.stdout
+
+
+def test_actions_are_pinned_by_commit_and_alike():
+    text = "".join(path.read_text() for path in WORKFLOWS)
+    used = re.findall(r"uses: *(\S+?)@(\S+)(.*)", text)
+    assert used
+    for name, commit, comment in used:
+        assert re.fullmatch(r"[0-9a-f]{40}", commit), name
+        assert re.fullmatch(r" # v\d+\.\d+\.\d+", comment), name
+    assert len({name for name, *_ in used}) == len(set(used))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_asks_for_little_and_caches(path):
+    workflow = parsed(path)
+    assert workflow["permissions"] == {"contents": "read"}
+    python = [
+        s["with"] for s in steps(path) if s.get("uses", "").startswith("actions/setup-python@")
+    ]
+    named = dict(entry.split("=") for entry in CONDA["dependencies"] if "=" in str(entry))
+    for settings in python:
+        assert settings["cache"] == "pip" and settings["python-version"] == named["python"]
+        for name in settings["cache-dependency-path"].split():
+            assert (ROOT / name).is_file()
+
+
+def test_what_the_workflows_run():
+    runs = {path.stem: [s["run"] for s in steps(path) if "run" in s] for path in WORKFLOWS}
+    assert runs["test"][-1] == ".ci/run" and set(parsed(WORKFLOWS[-1])["on"]) == {
+        "push",
+        "pull_request",
+    }
+    assert runs["nightly"] == runs["pages"] == ["make book PROFILE=cpu"]
+    nightly = parsed(ROOT / ".github/workflows/nightly.yml")["on"]
+    assert re.fullmatch(r"\d+ \d+ \* \* \*", nightly["schedule"][0]["cron"])
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for command in sum(runs.values(), []):
+        if command.startswith("make "):
+            assert command.split()[1] in targets
+        else:
+            assert (ROOT / command).is_file()
+
+
+def test_the_hooks_are_those_of_lint():
+    recipe = (ROOT / "Makefile").read_text().split("\nlint:")[1].split("\n\n")[0]
+    checked = set(re.findall(r"-m (ruff check|ruff format|mypy|nbstripout)", recipe))
+    hooks = [hook for repo in HOOKS for hook in repo["hooks"]]
+    assert all(repo["repo"] == "local" for repo in HOOKS)
+    assert {hook["name"] for hook in hooks} == checked
+    for hook in hooks:
+        assert hook["entry"].startswith(f"python -m {hook['name']}")
+    assert (ROOT / ".ci/run").read_text().splitlines()[-2:] == ["make lint", "make test"]
+
+
+def test_no_type_error_is_ignored_without_a_reason():
+    for path in (ROOT / "ntklc_helpers").glob("*.py"):
+        for line in path.read_text().splitlines():
+            if "type: ignore" in line:
+                assert re.search(r"type: ignore\[[\w-]+\]  # \w+", line), f"{path.name}: {line}"
