@@ -277,7 +277,7 @@ def _own_activation(
         )
     kinks = sorted(set(finite_tuple("breakpoints", breakpoints)))
     return Activation(
-        name or getattr(function, "__name__", "own"),
+        name or str(getattr(function, "__name__", "own")),
         function,
         tuple(kinks),
         derivative_function=derivative,

@@ -48,7 +48,7 @@ def reach(angle: float, weight: float = np.inf, bins: int = _BINS) -> FloatArray
     width = np.diff(f.mean(axis=1), prepend=f[0].mean())
     total = np.cumsum(np.cbrt(fine[0] * width**2))
     bin_of = np.minimum((total / total[-1] * bins).astype(int), bins - 1)
-    zeroth, first, second = (np.bincount(bin_of, row, bins) for row in fine)
+    zeroth, first, second = (np.asarray(np.bincount(bin_of, row, bins), np.float64) for row in fine)
     keep = zeroth > 0
     zeroth, first, second = zeroth[keep], first[keep], second[keep]
     between = first**2 / zeroth

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from scipy.fft import dct
 from .gmm import GaussianMixture
 
 FloatArray = NDArray[np.float64]
-ComplexArray = NDArray[np.complexfloating]
+ComplexArray = NDArray[Any]  # complex, and real where z is
 
 _CONVERGED = 1e-12
 _ABOVE_AXIS = 1e-9
@@ -26,8 +26,11 @@ _ABOVE_AXIS = 1e-9
 class Covariances(Protocol):
     """K covariances, known by the traces that the equations need."""
 
-    nodes: int
-    norm: float
+    @property
+    def nodes(self) -> int: ...
+
+    @property
+    def norm(self) -> float: ...
 
     def traces(self, x: ComplexArray, z: complex) -> tuple[ComplexArray, ComplexArray]:
         """tr(C_a Q̃)/p (K,) and tr(C_a Q̃ D_b Q̃)/p (K, K + 1), for D = C_1 … C_K, I.
@@ -193,9 +196,11 @@ class Bulk:
             # Outside, Im δ is of the order of the height above the axis, or its root at an edge.
             near_real = (delta.imag < 0.2 * np.abs(delta)).all()
             real = self.outside(x, delta.real) if near_real else None
-            if last is not None and (real is None) != (last[1] is None):
-                (a, start), b = ((x, real), last[0]) if real is not None else (last, x)
-                edges.append(self._edge(a, start, b))
+            before, there = last if last is not None else (x, real)
+            if real is not None and there is None:
+                edges.append(self._edge(x, real, before))
+            if real is None and there is not None:
+                edges.append(self._edge(before, there, x))
             last = x, real
         if len(edges) % 2:
             edges.append(0.0)

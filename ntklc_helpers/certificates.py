@@ -137,7 +137,7 @@ def least_norm(alpha1: float, levels: Sequence[int]) -> float:
         gain = least_gain(share * lacking, m)
         cost = np.log(np.maximum(gain, 1e-300))
         best = cost if best is None else _least_sums(best, cost)
-    return float(np.exp(best[-1])) if best[-1] > -600 else 0.0
+    return float(np.exp(best[-1])) if best is not None and best[-1] > -600 else 0.0
 
 
 def _least_sums(a: FloatArray, b: FloatArray) -> FloatArray:

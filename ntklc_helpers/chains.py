@@ -91,7 +91,8 @@ def _all_contributions(
     free = len(a) - 2
     first = [x[:, :1] / 2 if free else x for x in (low, high)]
     mine = [(low[:, :free], high[:, :free], a)]
-    mine += [(*(np.hstack([f, x[:, free:]]) for f, x in zip(first, (low, high), strict=True)), b)]
+    lower, upper = (np.hstack([f, x[:, free:]]) for f, x in zip(first, (low, high), strict=True))
+    mine += [(lower, upper, b)]
     out = []
     order = np.arange(1, len(a) + 1)
     for lowest, highest, original in mine:

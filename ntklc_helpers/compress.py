@@ -103,7 +103,7 @@ def _compress_random(
         net.p, net.widths, matching.activations, net.tau0, "ternary", sparsity, seed=seed
     )
     layers = []
-    for i, (step, centre) in enumerate(zip(small.activations, small.centres, strict=True)):
+    for i, (step, centre) in enumerate(zip(matching.activations, small.centres, strict=True)):
         shape = (net.widths[i], (net.p, *net.widths)[i])
         drawn = Drawn(sparsity, seed, i + 1) if weights == "drawn" else None
         layers.append(
@@ -140,6 +140,7 @@ def _compress_sequential(
     _check_columns(X, hidden[0].weight.shape[1])
     before, after, layers = X, X, []
     for i, (part, count) in enumerate(zip(hidden, counts, strict=True)):
+        assert part.activation is not None
         u = before @ part.weight.T + part.bias
         drawn = Drawn(sparsity, seed, i + 1) if weights == "drawn" else None
         T = _draw(part.weight.shape, drawn) if drawn else _project(part.weight, sparsity)
@@ -199,7 +200,7 @@ def _activation(position: int, module: torch.nn.Module) -> AnyActivation:
     kind = type(module)
     if kind in simple:
         return activation(simple[kind])
-    if kind is torch.nn.LeakyReLU:
+    if kind is torch.nn.LeakyReLU and isinstance(module, torch.nn.LeakyReLU):
         return activation("leaky_relu", slope=module.negative_slope)
     if kind is torch.nn.GELU and module.approximate == "none":
         return activation("gelu")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -197,7 +197,8 @@ class CompressedNetwork:
             raise ValueError(
                 f"weights must be one of {', '.join(get_args(WeightStorage))}, got {weights!r}"
             )
-        tensors, layers = {}, []
+        tensors: dict[str, NDArray] = {}
+        layers: list[dict[str, Any]] = []
         for i, layer in enumerate(self.layers):
             arrays, about = layer.to_arrays(weights)
             tensors |= {f"{i}.{name}": array for name, array in arrays.items()}

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .activations import AnyActivation, Quantized
+from .activations import Activation, AnyActivation, Quantized
 from .activations import activation as named
 from .hermite import HermiteSeries
 
@@ -29,11 +29,25 @@ TINY = 1e-150
 class Dual(Protocol):
     """One layer, prepared for the n input variances it will meet."""
 
-    mean: FloatArray
-    square: FloatArray
-    slope_square: FloatArray
+    @property
+    def mean(self) -> FloatArray: ...
 
-    def block(self, rows: slice, columns: slice, c: FloatArray, *out: FloatArray) -> None: ...
+    @property
+    def square(self) -> FloatArray: ...
+
+    @property
+    def slope_square(self) -> FloatArray: ...
+
+    def block(
+        self,
+        rows: slice,
+        columns: slice,
+        c: FloatArray,
+        k: FloatArray,
+        d: FloatArray,
+        t: FloatArray,
+        /,
+    ) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -93,7 +107,8 @@ def _closed_form(
         return _leaky_relu(params["slope"])
     # An own function may carry any name: it is the function itself that identifies the form.
     for name, form in _FORMS.items():
-        if activation.function is named(name).function:
+        known = named(name)
+        if isinstance(known, Activation) and activation.function is known.function:
             return form
     return None
 

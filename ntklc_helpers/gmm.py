@@ -5,7 +5,7 @@ Rows are samples, x_i = μ_a/√p + z_i with z_i ~ N(0, C_a/p), so that ‖x_i�
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -82,7 +82,8 @@ class GaussianMixture:
 
     means: FloatArray
     covariances: FloatArray
-    proportions: FloatArray | None = None
+    proportions: FloatArray = None  # type: ignore[assignment]  # an array from here on
+    _roots: FloatArray = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         means = sample_matrix("means", self.means)

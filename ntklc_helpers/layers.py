@@ -63,7 +63,7 @@ class TernaryLayer:
     scale: float
     thresholds: NDArray[np.float64]
     levels: NDArray[np.float64]
-    offset: NDArray[np.float32] | None = None
+    offset: NDArray[np.floating] | None = None
     drawn: Drawn | None = None
 
     def __post_init__(self) -> None:
@@ -108,6 +108,7 @@ class TernaryLayer:
             base, step, codes = before.grid
             gain, largest = self.scale * step, int(np.abs(codes.astype(int)).max())
             shift = shift + self.scale * base * self.weights.row_sums
+        values: NDArray
         if last:
             values = self.levels.astype(np.float32)
         else:
@@ -128,7 +129,7 @@ class TernaryLayer:
         ValueError
             If the seed is asked for and the weights were not drawn from one.
         """
-        arrays = {"thresholds": self.thresholds, "levels": self.levels}
+        arrays: dict[str, NDArray] = {"thresholds": self.thresholds, "levels": self.levels}
         if self.offset is not None:
             arrays["offset"] = self.offset
         about: dict[str, Any] = {"shape": self.weights.shape, "scale": self.scale}
@@ -158,8 +159,13 @@ class TernaryLayer:
             matrix = draw_ternary(shape, drawn.sparsity, drawn.seed, drawn.stream)
             weights = TernaryMatrix.from_dense(matrix)
         else:
-            streams = {name: _vector(arrays[name], np.uint8) for name in ("unary", "low", "signs")}
-            weights = unpack_ternary(PackedTernary(shape=shape, **about["packed"], **streams))
+            unary, low, signs = (
+                _vector(arrays[name], np.uint8) for name in ("unary", "low", "signs")
+            )
+            packed = PackedTernary(
+                shape=shape, unary=unary, low=low, signs=signs, **about["packed"]
+            )
+            weights = unpack_ternary(packed)
         return cls(
             weights=weights,
             scale=float(about["scale"]),

@@ -163,12 +163,12 @@ def match(
     original = propagate(acts, tau0)
     moments = _moments(acts, original)
     shares = np.stack([demanded_shares(g) for g in moments])
-    reason = ""
+    reason, demand = "", str(objective)
     if isinstance(levels, str):
         _one_of("levels", levels, ("paper",))
         if (objective, grid) != ("exact", "free"):
             raise ValueError('levels="paper" fixes objective and grid; leave them out')
-        objective = "paper"
+        demand = "paper"
         counts = [2] * (len(acts) - 1) + [3]
         proof = certify(shares, counts)
         found, reason = published(acts, moments)
@@ -183,7 +183,7 @@ def match(
     out = Matching(
         activations=tuple(found),
         tau0=tau0,
-        objective=objective,
+        objective=demand,
         original=original,
         compressed=compressed,
         relative_error=error,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 
 import numpy as np
 import torch
@@ -193,7 +193,7 @@ def empirical_ck(net: RandomMLP | Iterable[RandomMLP], X: ArrayLike | torch.Tens
         Tends to ``limit_kernels(X, net.activations, tau0=net.tau0)[0]`` as the widths grow.
     """
     nets = _networks(net)
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64)
     for one in nets:
         h = one.features(X).double()
         total = total + h @ h.T
@@ -226,7 +226,7 @@ def empirical_ntk(net: RandomMLP | Iterable[RandomMLP], X: ArrayLike | torch.Ten
     N = h_L h_Lᵀ + Σ_ℓ (b_ℓ b_ℓᵀ) ∘ (h_{ℓ−1} h_{ℓ−1}ᵀ): products of n × d_ℓ matrices, no Jacobian.
     """
     nets = _networks(net)
-    return sum(_one_ntk(one, X) for one in nets) / len(nets)
+    return reduce(np.add, (_one_ntk(one, X) for one in nets)) / len(nets)
 
 
 def _networks(net: RandomMLP | Iterable[RandomMLP]) -> list[RandomMLP]:

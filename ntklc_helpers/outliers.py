@@ -53,7 +53,7 @@ class Pencil:
         return np.block([[self.couplings, identity], [identity, -W]])
 
     def eigenvalues(self, z: float) -> FloatArray:
-        return np.linalg.eigvalsh(self.matrix(z))
+        return np.asarray(np.linalg.eigvalsh(self.matrix(z)), np.float64)
 
     def roots(self, left: float, right: float) -> list[tuple[float, FloatArray]]:
         """Roots in an interval outside the support, each with ``|uᵀj_a|²/p``."""

@@ -7,6 +7,7 @@ so do the three ways of getting a kernel.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -47,7 +48,7 @@ def use_style() -> None:
 
 
 def grid(
-    rows: int, columns: int, *, height: float = 2.6, width: float = 3.6, **kwargs: object
+    rows: int, columns: int, *, height: float = 2.6, width: float = 3.6, **kwargs: Any
 ) -> tuple[Figure, NDArray[np.object_]]:
     """A figure of ``rows × columns`` panels, always as a 2-D array of axes."""
     from matplotlib.pyplot import subplots

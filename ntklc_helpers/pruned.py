@@ -65,9 +65,13 @@ class PrunedMLP(RandomMLP):
         object.__setattr__(self, "keep", keep_probabilities(self.keep, len(self.widths)))
 
     @property
+    def _shares(self) -> tuple[float, ...]:
+        return keep_probabilities(self.keep, len(self.widths))
+
+    @property
     def variances(self) -> tuple[float, ...]:
         """Variance of the weights of W_1 … W_L: 1 if rescaled, otherwise α."""
-        return (1.0,) * len(self.widths) if self.rescale else self.keep[:-1]
+        return (1.0,) * len(self.widths) if self.rescale else self._shares[:-1]
 
     @cached_property
     def masks(self) -> tuple[torch.Tensor, ...]:
@@ -80,10 +84,10 @@ class PrunedMLP(RandomMLP):
 
     def _draw_mask(self, layer: int, shape: tuple[int, int]) -> NDArray[np.bool_]:
         rng = np.random.default_rng([self.seed, layer, 1])
-        return rng.random(shape, dtype=np.float32) < self.keep[layer - 1]
+        return rng.random(shape, dtype=np.float32) < self._shares[layer - 1]
 
     def _factor(self, layer: int) -> float:
-        return self.keep[layer - 1] ** -0.5 if self.rescale else 1.0
+        return self._shares[layer - 1] ** -0.5 if self.rescale else 1.0
 
     def _draw(self, layer: int, shape: tuple[int, int]) -> NDArray[np.floating]:
         dense = super()._draw(layer, shape)
@@ -100,7 +104,7 @@ class PrunedMLP(RandomMLP):
         Entry (i, j) is Σ_{kl} m_kl (b_i∘b_j)_k (h_i∘h_j)_l, times 1/α if rescaled: exact, one
         product of a (pairs, d_ℓ) matrix with the mask, n²d_ℓd_{ℓ−1} operations in all.
         """
-        if self.keep[layer - 1] == 1:
+        if self._shares[layer - 1] == 1:
             return super().gradient_gram(layer, b, h)
         mask = self.masks[layer - 1].to(self.dtype)
         first, second = torch.triu_indices(len(h), len(h), device=self.device)
@@ -204,9 +208,12 @@ def pruned_limit_kernels(
     """
     keep = keep_probabilities(keep, len(activations))
     if rescale:
-        return limit_kernels(X, activations, tau0=tau0)
+        K, N = limit_kernels(X, activations, tau0=tau0)
+        assert N is not None
+        return K, N
     shrunk = [shrink(a, alpha) for a, alpha in zip(activations, keep, strict=False)]
     K, N = limit_kernels(X, shrunk, tau0=tau0)
+    assert N is not None
     return K, N * keep[-1]
 
 

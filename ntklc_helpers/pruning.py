@@ -131,7 +131,8 @@ def prune_globally(
 
 def _parameter(layer: nn.Module) -> nn.Parameter:
     """The trained tensor behind ``weight``."""
-    return getattr(layer, "weight_orig", layer.weight)
+    name = "weight_orig" if hasattr(layer, "weight_orig") else "weight"
+    return layer.get_parameter(name)
 
 
 def masks(module: nn.Module, layers: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
@@ -153,13 +154,13 @@ def apply_masks(module: nn.Module, masks: Mapping[str, torch.Tensor]) -> nn.Modu
     """
     chosen = prunable_layers(module, list(masks))
     for name, layer in chosen.items():
-        if masks[name].shape != layer.weight.shape:
+        if masks[name].shape != _parameter(layer).shape:
             raise ValueError(
-                f"masks[{name!r}] must have shape {tuple(layer.weight.shape)}, "
+                f"masks[{name!r}] must have shape {tuple(_parameter(layer).shape)}, "
                 f"got {tuple(masks[name].shape)}"
             )
     for name, layer in chosen.items():
-        prune.custom_from_mask(layer, "weight", masks[name].to(layer.weight))
+        prune.custom_from_mask(layer, "weight", masks[name].to(_parameter(layer)))
     return module
 
 
@@ -223,8 +224,9 @@ def rewind(
             target[key].copy_(value)
             continue
         layer = pruned[key]
-        share = layer.weight_mask.mean().item()
+        mask = layer.get_buffer("weight_mask")
+        share = mask.mean().item()
         # A layer may lose all its weights: there is nothing to rescale then.
         target[f"{key}_orig"].copy_(value * (share**-0.5 if rescale and share else 1.0))
-        layer.weight = target[f"{key}_orig"] * layer.weight_mask
+        layer.weight = target[f"{key}_orig"] * mask
     return module

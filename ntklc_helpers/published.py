@@ -134,7 +134,8 @@ def sigma_q_solution(
     stair, part = max(solved, key=lambda pair: pair[1])
     size = np.sqrt(g.variance / stair.moments()[0][4]) / part
     zero, outer, inner = stair.levels * size
-    return sigma_q(*(tau * stair.x), float(outer - zero), float(inner - zero))
+    r1, r2, r3, r4 = (tau * stair.x).tolist()
+    return sigma_q(r1, r2, r3, r4, float(outer - zero), float(inner - zero))
 
 
 def _proper(stair: Staircase, residual: float) -> bool:

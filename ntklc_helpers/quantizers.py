@@ -148,7 +148,8 @@ def starts(
     if isinstance(activation, Quantized):
         levels, pieces = np.unique(activation.levels, return_inverse=True)
         if len(levels) <= (min(m, 2) if uniform else m):
-            levels = np.arange(len(levels)) * 1.0 if uniform else levels / np.sqrt(g.variance)
+            scaled = np.arange(len(levels)) * 1.0 if uniform else levels / np.sqrt(g.variance)
+            levels = np.asarray(scaled, np.float64)
             yield Staircase(np.array(activation.thresholds) / g.tau, pieces, levels, uniform)
     # Panels change at no round τ, where a last digit would decide which start is taken.
     halvings = int(np.clip(round(np.log2(g.tau) + 2.2), 2, _MOST_HALVINGS))

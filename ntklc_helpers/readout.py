@@ -68,7 +68,8 @@ class Readout:
         weights, scale, bias, classes = (arrays[name] for name in READOUT_ARRAYS)
         check_readout_dtype(str(weights.dtype))
         kinds = (scale.dtype, bias.dtype, classes.dtype)
-        if weights.ndim != 2 or kinds != (np.float32, np.float32, np.int64):
+        wanted = (np.dtype(np.float32), np.dtype(np.float32), np.dtype(np.int64))
+        if weights.ndim != 2 or kinds != wanted:
             raise ValueError(f"a readout is not made of {weights.shape} weights and {kinds}")
         if not scale.shape == bias.shape == classes.shape == weights.shape[1:]:
             raise ValueError("a readout's scale, bias and classes must have one entry a class")

@@ -119,7 +119,8 @@ def _level(row: dict[str, str]) -> Level:
         if name.startswith(_LAYER) and value
     }
     strategy, replicate, level, *numbers = (row[name] for name in COLUMNS)
-    return Level(strategy, int(replicate), int(level), *map(float, numbers), layers)
+    left, accuracy, loss, seconds = map(float, numbers)
+    return Level(strategy, int(replicate), int(level), left, accuracy, loss, seconds, layers)
 
 
 def replace_file(path: str | os.PathLike, content: bytes) -> None:

@@ -128,6 +128,7 @@ def ternary_layers(net: RandomMLP) -> tuple[TorchLayer, ...]:
     centres = (0.0, *net.centres)
     layers = []
     for W, activation, d, centre in zip(net.matrices, net.activations, fan, centres, strict=False):
+        assert isinstance(activation, Quantized)
         signs, scale = torch.sign(W), size / math.sqrt(d)
         layers.append(
             TorchLayer(signs.to(torch.int8), scale, -scale * centre * signs.sum(1), activation)
@@ -270,7 +271,7 @@ class _Latent(nn.Module):
     def rank(self) -> None:
         """Set the cuts so that each layer has as many non-zeros as at the start."""
         pairs = zip(self.latents, self.kept, strict=True)
-        self.cuts = [_cut(latent.data, kept) for latent, kept in pairs]
+        self.cuts = [_cut(latent.data, int(kept)) for latent, kept in pairs]
 
     def product(self, i: int, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         return _TernaryProduct.apply(

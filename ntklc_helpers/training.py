@@ -205,6 +205,11 @@ class Options:
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         object.__setattr__(self, "device", torch.device(device))
 
+    @property
+    def place(self) -> torch.device:
+        """The device, chosen when there was none."""
+        return torch.device(self.device or "cpu")
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledData:
@@ -286,7 +291,7 @@ def minimise(
                 after_step(step)
             losses.append(total.item() / len(X))
             if data.validation is not None:
-                accuracies.append(_accuracy(model, *data.validation, options.device))
+                accuracies.append(_accuracy(model, *data.validation, options.place))
             bar.set_postfix(loss=f"{losses[-1]:.4f}")
     return tuple(losses), tuple(accuracies)
 
@@ -312,7 +317,7 @@ def _train_sequential(
 
     def products() -> AbstractContextManager:
         enabled = options.dtype != torch.float32
-        return torch.autocast(options.device.type, dtype=torch.bfloat16, enabled=enabled)
+        return torch.autocast(options.place.type, dtype=torch.bfloat16, enabled=enabled)
 
     groups = [(list(model.parameters()), learning_rate)]
     losses, accuracies = minimise(model, groups, scaled, options, products=products)

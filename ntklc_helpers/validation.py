@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 def positive(argument: str, value: float) -> float:
     """``value`` as a float, if it is a positive finite number."""
-    if not (np.isscalar(value) and np.isreal(value) and np.isfinite(value) and value > 0):
+    number = np.isscalar(value) and np.isreal(value)
+    if not (number and np.isfinite(value) and value > 0):
         raise ValueError(f"{argument} must be a positive finite number, got {value!r}")
     return float(value)
 
@@ -74,6 +75,7 @@ def nonnegative_integer(argument: str, value: int) -> int:
 
 def sparsity_below_one(value: float) -> float:
     """``value`` as a float, if it is in [0, 1)."""
-    if not (np.isscalar(value) and np.isreal(value) and 0 <= value < 1):
+    number = np.isscalar(value) and np.isreal(value)
+    if not (number and 0 <= value < 1):
         raise ValueError(f"sparsity must be in [0, 1), got {value!r}")
     return float(value)
