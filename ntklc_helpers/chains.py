@@ -4,9 +4,9 @@ With P_ℓ and G_ℓ the products of the first ℓ linear shares and norm gains,
 ``A_ℓ = r₂ P²_{ℓ−1}/P_ℓ`` to α̂₃/α̂₁ = Σ A_ℓ and ``B_ℓ = r₂ G²_{ℓ−1}/2P_ℓ`` to α̂₂/α̂₁ = Σ B_ℓ; the β
 add Σ ℓA_ℓ and Σ ℓB_ℓ, and B₁ = A₁/2 always. The contributions fix all ratios within a layer:
 ``r₂/r₁ = A_ℓ/P_{ℓ−1}`` and ``|g|/r₁ = K_ℓ/K_{ℓ−1}`` with K₀ = 1, K_ℓ = √(2B_{ℓ+1}/A_{ℓ+1}) and
-K_L = |α̂₄|/α̂₁. The bound ``(√r₁ cos θ + √r₂ sin θ)² ≤ reach · (2g + λ)`` is then one on r₁ alone:
-P₁, P₂, …, P_{L−1} are bounded from above one after the other, and P_L = α̂₁ asks too much of the
-last layer. Contributions that the sums leave free are cut into boxes until that is so in each.
+K_L = ``|α̂₄|``/α̂₁. The bound ``(√r₁ cos θ + √r₂ sin θ)² ≤ reach · (2g + λ)`` is then one on r₁
+alone: P₁, P₂, …, P_{L−1} are bounded from above one after the other, and P_L = α̂₁ asks too much of
+the last layer. Contributions that the sums leave free are cut into boxes until that is so in each.
 """
 
 from __future__ import annotations
