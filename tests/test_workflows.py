@@ -82,7 +82,8 @@ def test_a_workflow_asks_for_little_and_caches(path):
 
 def test_what_the_workflows_run():
     runs = {path.stem: [s["run"] for s in steps(path) if "run" in s] for path in WORKFLOWS}
-    assert runs["test"][-1] == ".ci/run" and set(parsed(WORKFLOWS[-1])["on"]) == {
+    assert runs["test"] == ["make env", "make lint", "make test"]
+    assert set(parsed(WORKFLOWS[-1])["on"]) == {
         "push",
         "pull_request",
     }
@@ -105,7 +106,7 @@ def test_the_hooks_are_those_of_lint():
     assert {hook["name"] for hook in hooks} == checked
     for hook in hooks:
         assert hook["entry"].startswith(f"python -m {hook['name']}")
-    assert (ROOT / ".ci/run").read_text().splitlines()[-2:] == ["make lint", "make test"]
+    assert "make lint" in (ROOT / ".ci/run").read_text().splitlines()
 
 
 def test_no_type_error_is_ignored_without_a_reason():
