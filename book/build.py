@@ -249,10 +249,12 @@ def write_colab_cells() -> None:
     for stem in chapters():
         path = SOURCES / f"{stem}.ipynb"
         notebook = nbformat.read(path, as_version=4)
-        title, *cells = [cell for cell in notebook.cells if cell.get("id") != "colab"]
-        install = nbformat.v4.new_code_cell(colophon.install_cell(address), id="colab")
-        install.metadata["tags"] = ["remove-cell"]
+        title, *cells = [c for c in notebook.cells if "colab" not in c.metadata.get("tags", [])]
+        install = nbformat.v4.new_code_cell(colophon.install_cell(address))
+        install.metadata["tags"] = ["colab", "remove-cell"]
         notebook.cells = [title, install, *cells]
+        for number, cell in enumerate(notebook.cells):
+            cell.id = str(number)
         text = nbformat.writes(notebook) + "\n"
         if text != path.read_text(encoding="utf-8"):
             temporary = path.with_suffix(".tmp")

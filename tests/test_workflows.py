@@ -106,7 +106,8 @@ def test_the_hooks_are_those_of_lint():
     assert {hook["name"] for hook in hooks} == checked
     for hook in hooks:
         assert hook["entry"].startswith(f"python -m {hook['name']}")
-    assert "make lint" in (ROOT / ".ci/run").read_text().splitlines()
+    script = (ROOT / ".ci/run").read_text().splitlines()
+    assert script[-3:] == ["make lint", "make test", "make test-browser"]
 
 
 def test_no_type_error_is_ignored_without_a_reason():
