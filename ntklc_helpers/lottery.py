@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -204,6 +205,18 @@ def run_sweep(
     return record
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread of the CPU: another number of them rounds sums otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@one_thread()
 def run_chain(
     sweep: Sweep,
     strategy: str,
@@ -213,7 +226,10 @@ def run_chain(
     images: Images,
     device: torch.device,
 ) -> list[Level]:
-    """All levels of one strategy and replicate: those already done, and then the others."""
+    """All levels of one strategy and replicate: those already done, and then the others.
+
+    On one thread of the CPU, so that the numbers are the same however many chains run at once.
+    """
     shape, n_classes = tuple(images.X.shape[1:]), int(images.y.max()) + 1
     seeds = chain_seeds(sweep, replicate)
     net = build(sweep.network, shape, n_classes, sweep.width, next(seeds))
