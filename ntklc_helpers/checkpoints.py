@@ -12,7 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from .records import Level, replace_file
+from .records import Level
+from .storage import replace_file
 
 SETTINGS = "settings.json"
 

@@ -6,14 +6,13 @@ A file holds records of 1 label byte and 3,072 pixel bytes: the red, green and b
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pooch
 from numpy.typing import NDArray
 
-from .datafiles import DATA_VARIABLE, DataError, MissingDataError
+from .datafiles import DATA_VARIABLE, DataError, MissingDataError, data_root
 
 FOLDER = "cifar-10-batches-bin"
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -38,8 +37,7 @@ def cifar_files(split: str) -> list[Path]:
     DataError
         The download has the wrong checksum; it is not kept.
     """
-    given = os.environ.get(DATA_VARIABLE)
-    root = Path(given) if given else Path(pooch.os_cache("ntklc"))
+    given, root = data_root()
     paths = [root / FOLDER / name for name in FILES[split]]
     missing = [path for path in paths if not path.is_file()]
     if not missing:

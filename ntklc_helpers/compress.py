@@ -16,7 +16,7 @@ from .layers import Drawn, TernaryLayer
 from .matching import match
 from .networks import RandomMLP
 from .readout import Readout
-from .ternary import TernaryMatrix, draw_ternary
+from .ternary import TernaryMatrix
 from .validation import nonnegative_integer, sample_matrix, sparsity_below_one
 
 # How far the data's scale may be from the one a random network was made for.
@@ -108,7 +108,7 @@ def _compress_random(
         drawn = Drawn(sparsity, seed, i + 1) if weights == "drawn" else None
         layers.append(
             TernaryLayer(
-                weights=_draw(shape, drawn) if drawn else _project(_matrix(net, i), sparsity),
+                weights=drawn.matrix(shape) if drawn else _project(_matrix(net, i), sparsity),
                 scale=(1 - sparsity) ** -0.5,
                 thresholds=np.array(step.thresholds),
                 levels=(np.array(step.levels) - centre) / np.sqrt(shape[0]),
@@ -143,7 +143,7 @@ def _compress_sequential(
         assert part.activation is not None
         u = before @ part.weight.T + part.bias
         drawn = Drawn(sparsity, seed, i + 1) if weights == "drawn" else None
-        T = _draw(part.weight.shape, drawn) if drawn else _project(part.weight, sparsity)
+        T = drawn.matrix(part.weight.shape) if drawn else _project(part.weight, sparsity)
         sums = after @ T.to_dense().T.astype(np.float64)
         scale = float(u.std(axis=0).mean() / sums.std(axis=0).mean())
         offset = part.bias if drawn else u.mean(axis=0) - scale * sums.mean(axis=0)
@@ -216,10 +216,6 @@ def _refusal(position: int, module: torch.nn.Module, wanted: str) -> TypeError:
         f"net must be a Sequential of Linear layers and activations: module {position} is "
         f"{module!r}, where {wanted} is needed"
     )
-
-
-def _draw(shape: tuple[int, int], drawn: Drawn) -> TernaryMatrix:
-    return TernaryMatrix.from_dense(draw_ternary(shape, drawn.sparsity, drawn.seed, drawn.stream))
 
 
 def _project(weight: NDArray[np.float64], sparsity: float) -> TernaryMatrix:

@@ -15,7 +15,7 @@ from .integer import BLOCK, FEW
 from .layers import TernaryLayer, WeightStorage
 from .matching import Matching
 from .readout import READOUT_ARRAYS, Readout, fit_readout, labels
-from .storage import NetworkFileError, from_bytes, to_bytes, write_file
+from .storage import NetworkFileError, from_bytes, replace_file, to_bytes
 from .ternary import pack_ternary, ternary_entropy
 from .validation import sample_matrix
 
@@ -188,7 +188,7 @@ class CompressedNetwork:
             If the file cannot be written.
         """
         content = self.to_bytes(weights)
-        write_file(path, content)
+        replace_file(path, content)
         return len(content)
 
     def to_bytes(self, weights: WeightStorage = "smallest") -> bytes:

@@ -71,6 +71,12 @@ def read_idx(path: str | os.PathLike, ndim: int) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
+def data_root() -> tuple[str | None, Path]:
+    """What NTKLC_DATA says, and the folder to look in: that one, or the user's own cache."""
+    given = os.environ.get(DATA_VARIABLE)
+    return given, Path(given) if given else Path(pooch.os_cache("ntklc"))
+
+
 def mnist_file(name: str) -> Path:
     """The path of MNIST's file ``name``, plain or gzipped, fetched into the cache if need be.
 
@@ -81,8 +87,7 @@ def mnist_file(name: str) -> Path:
     DataError
         The download has the wrong checksum; it is not kept.
     """
-    folder = os.environ.get(DATA_VARIABLE)
-    root = Path(folder) if folder else Path(pooch.os_cache("ntklc"))
+    folder, root = data_root()
     candidates = [root / MNIST_FOLDER / name, root / MNIST_FOLDER / f"{name}.gz"]
     for path in candidates:
         if path.is_file():

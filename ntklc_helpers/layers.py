@@ -35,6 +35,10 @@ class Drawn:
     seed: int
     stream: int
 
+    def matrix(self, shape: tuple[int, int]) -> TernaryMatrix:
+        """The weights, (outputs, inputs)."""
+        return TernaryMatrix.from_dense(draw_ternary(shape, self.sparsity, self.seed, self.stream))
+
 
 @dataclass(frozen=True, eq=False)
 class TernaryLayer:
@@ -156,8 +160,7 @@ class TernaryLayer:
             raise ValueError(f"the shape {shape} is not that of a layer")
         drawn = Drawn(**about["drawn"]) if "drawn" in about else None
         if drawn is not None:
-            matrix = draw_ternary(shape, drawn.sparsity, drawn.seed, drawn.stream)
-            weights = TernaryMatrix.from_dense(matrix)
+            weights = drawn.matrix(shape)
         else:
             unary, low, signs = (
                 _vector(arrays[name], np.uint8) for name in ("unary", "low", "signs")

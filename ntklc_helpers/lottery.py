@@ -25,7 +25,7 @@ from .classifiers import Training, build, evaluate, train
 from .datasets import Dataset, load_cifar10, load_images
 from .pruning import apply_masks, masks, prune_globally, rewind, snapshot, sparsity
 from .records import Level, Record, device_name, provenance
-from .validation import positive_integer
+from .validation import positive_integer, seed_number
 
 STRATEGIES = ("random", "random_rescaled", "magnitude")
 DATA = ("mnist", "digits", "cifar10")
@@ -86,8 +86,7 @@ class Sweep:
         positive_integer("replicates", self.replicates)
         if not 0 < self.fraction < 1:
             raise ValueError(f"fraction must be a number in (0, 1), got {self.fraction!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"seed must be a whole number of at least 0, got {self.seed!r}")
+        seed_number(self.seed)
         build(self.network, (1, 28, 28), 10, self.width, seed=0)
 
 

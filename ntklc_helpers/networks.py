@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from .activations import AnyActivation
 from .moments import gaussian_moments
 from .ternary import draw_ternary
-from .validation import positive, positive_integer, sample_matrix
+from .validation import positive, positive_integer, sample_matrix, seed_number, sparsity_below_one
 
 FloatArray = NDArray[np.float64]
 
@@ -80,8 +80,7 @@ class RandomMLP:
             )
         if self.weights not in WEIGHT_LAWS:
             raise ValueError(f"unknown weights {self.weights!r}; known: {', '.join(WEIGHT_LAWS)}")
-        if not 0 <= self.sparsity < 1:
-            raise ValueError(f"sparsity must be in [0, 1), got {self.sparsity!r}")
+        sparsity_below_one(self.sparsity)
         if self.sparsity and self.weights != "ternary":
             raise ValueError(f"sparsity belongs to ternary weights, got weights={self.weights!r}")
         if not self.degrees_of_freedom > 2:
@@ -89,8 +88,7 @@ class RandomMLP:
                 "degrees_of_freedom must be above 2 for weights to have a variance, "
                 f"got {self.degrees_of_freedom!r}"
             )
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"seed must be a whole number of at least 0, got {self.seed!r}")
+        seed_number(self.seed)
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         object.__setattr__(self, "widths", widths)
         object.__setattr__(self, "activations", activations)

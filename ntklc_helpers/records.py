@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from .storage import replace_file
+
 FloatArray = NDArray[np.float64]
 
 COLUMNS = ("strategy", "replicate", "level", "left", "accuracy", "loss", "seconds")
@@ -121,17 +123,6 @@ def _level(row: dict[str, str]) -> Level:
     strategy, replicate, level, *numbers = (row[name] for name in COLUMNS)
     left, accuracy, loss, seconds = map(float, numbers)
     return Level(strategy, int(replicate), int(level), left, accuracy, loss, seconds, layers)
-
-
-def replace_file(path: str | os.PathLike, content: bytes) -> None:
-    """Write under a temporary name beside ``path``, then move: never half a file."""
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def device_name(device: torch.device) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,17 +68,15 @@ def from_bytes(content: bytes) -> tuple[dict[str, NDArray], dict[str, Any]]:
     return tensors, description
 
 
-def write_file(path: str | os.PathLike, content: bytes) -> None:
-    """Write under a temporary name in the same folder, then move: whole, or not at all."""
+def replace_file(path: str | os.PathLike, content: bytes) -> None:
+    """Write under a temporary name beside ``path``, then move: never half a file."""
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _digest(content: bytes) -> str:

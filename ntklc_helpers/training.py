@@ -19,7 +19,14 @@ from torch import nn
 from torch.nn.utils import prune
 from tqdm import tqdm
 
-from .validation import class_labels, positive, positive_integer, sample_matrix
+from .validation import (
+    class_labels,
+    positive,
+    positive_integer,
+    sample_matrix,
+    seed_number,
+    sparsity_below_one,
+)
 
 Labelled = tuple[ArrayLike, ArrayLike]
 
@@ -157,8 +164,7 @@ def prune_and_finetune(
     TypeError
         If ``model`` is not a Sequential with at least two Linear layers.
     """
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"sparsity must be in [0, 1), got {sparsity!r}")
+    sparsity_below_one(sparsity)
     if scope not in ("layer", "global"):
         raise ValueError(f"scope must be 'layer' or 'global', got {scope!r}")
     hidden = _linears(model)[:-1]
@@ -198,8 +204,7 @@ class Options:
     def __post_init__(self) -> None:
         positive_integer("epochs", self.epochs)
         positive_integer("batch_size", self.batch_size)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"seed must be a whole number of at least 0, got {self.seed!r}")
+        seed_number(self.seed)
         if self.dtype not in (torch.float32, torch.bfloat16):
             raise ValueError(f"dtype must be torch.float32 or torch.bfloat16, got {self.dtype!r}")
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -79,3 +79,10 @@ def sparsity_below_one(value: float) -> float:
     if not (number and 0 <= value < 1):
         raise ValueError(f"sparsity must be in [0, 1), got {value!r}")
     return float(value)
+
+
+def seed_number(value: int) -> int:
+    """``value``, if it is a Python int of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"seed must be a whole number of at least 0, got {value!r}")
+    return value
