@@ -70,10 +70,10 @@ $(EXECUTED): book/notebooks/%.ipynb: notebooks/%.ipynb build/parameters/%.json \
 	@$(BUILD) chapter $*
 
 # Records of GPU runs are shown beside what runs here.
-book/notebooks/13_random_pruning.ipynb: $(wildcard book/results/pruning_*)
+book/notebooks/14_random_pruning.ipynb: $(wildcard book/results/pruning_*)
 
 # The ledger reads what all other chapters recorded.
-LEDGER := book/notebooks/17_ledger.ipynb
+LEDGER := book/notebooks/18_ledger.ipynb
 $(LEDGER): $(filter-out $(LEDGER),$(EXECUTED))
 
 $(HTML): $(EXECUTED) $(PAGES) _config.yml book/colophon.py | $(INSTALLED)
