@@ -46,6 +46,7 @@ from .ternary import (
     unpack_ternary,
 )
 from .training import Training, hidden_sparsity, prune_and_finetune, train_dense
+from .vgg import convolutional_features
 
 __all__ = [
     "PRESETS",
@@ -85,6 +86,7 @@ __all__ = [
     "ck_equivalent",
     "clipped_relu",
     "compress",
+    "convolutional_features",
     "draw_ternary",
     "empirical_ck",
     "empirical_ntk",

@@ -1,4 +1,4 @@
-"""Classifiers of images to be pruned, LeNet-300-100 and ResNets of depth 6n + 2, and training.
+"""Classifiers of images: LeNet-300-100, ResNets of depth 6n + 2 and VGG networks; their training.
 
 Initial weights and the order of the data come from seeds that are arguments; torch's global
 generator is neither read nor set.
@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .validation import positive, positive_integer
+from .vgg import PLANS, vgg
 
 _BATCH = 1000  # images at once where no gradient is needed
 
@@ -83,13 +84,13 @@ def resnet(
 
 def build(
     network: str, shape: tuple[int, int, int], n_classes: int, width: int, seed: int
-) -> nn.Module:
+) -> nn.Sequential:
     """A network by its name, with He-normal weights (fan-in, gain √2) and zero biases.
 
     Parameters
     ----------
     network : str
-        ``"lenet_300_100"``, or ``"resnet_D"`` with D = 6n + 2.
+        ``"lenet_300_100"``, ``"resnet_D"`` with D = 6n + 2, or a name in ``vgg.PLANS``.
     shape : (channels, height, width) of an image
     n_classes : int
     width : int
@@ -100,15 +101,18 @@ def build(
     Raises
     ------
     ValueError
-        If the name is unknown, or ``resnet`` refuses the depth.
+        If the name is unknown, ``resnet`` refuses the depth, or ``vgg`` the shape.
     """
-    match = re.fullmatch(r"lenet_300_100|resnet_(\d+)", network)
-    if not match:
-        raise ValueError(f"network must be lenet_300_100 or resnet_D, got {network!r}")
+    depth = re.fullmatch(r"resnet_(\d+)", network)
+    if not depth and network not in ("lenet_300_100", *PLANS):
+        known = f"lenet_300_100, resnet_D, {', '.join(PLANS)}"
+        raise ValueError(f"network must be one of {known}, got {network!r}")
     # Layers draw weights of their own from the global generator as they are made.
     with torch.random.fork_rng(devices=[]):
-        if match[1]:
-            net = resnet(int(match[1]), shape, n_classes, width)
+        if depth:
+            net = resnet(int(depth[1]), shape, n_classes, width)
+        elif network in PLANS:
+            net = vgg(network, shape, n_classes)
         else:
             net = lenet_300_100(shape, n_classes)
     generator = torch.Generator().manual_seed(seed)

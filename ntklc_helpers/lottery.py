@@ -38,7 +38,7 @@ class Sweep:
     Attributes
     ----------
     network : str
-        ``"lenet_300_100"`` or ``"resnet_D"``, D = 6n + 2.
+        As :func:`~ntklc_helpers.classifiers.build` knows them.
     data : {"mnist", "digits", "cifar10"}
     n_train : int, optional
         Images to train on, drawn with ``seed``, classes balanced; all by default.
@@ -87,7 +87,7 @@ class Sweep:
         if not 0 < self.fraction < 1:
             raise ValueError(f"fraction must be a number in (0, 1), got {self.fraction!r}")
         seed_number(self.seed)
-        build(self.network, (1, 28, 28), 10, self.width, seed=0)
+        build(self.network, (1, 32, 32), 10, self.width, seed=0)
 
 
 @dataclass(frozen=True)

@@ -291,7 +291,10 @@ def test_presets_are_the_published_sizes():
         ({"strategies": ["snip"]}, r"strategies \['snip'\] are unknown; known: random"),
         ({"strategies": []}, "strategies must be different, at least one"),
         ({"strategies": ["random", "random"]}, "strategies must be different"),
-        ({"network": "vgg"}, "network must be lenet_300_100 or resnet_D, got 'vgg'"),
+        (
+            {"network": "vgg"},
+            "network must be one of lenet_300_100, resnet_D, vgg19, .*, got 'vgg'",
+        ),
         ({"network": "resnet_18"}, r"depth must be 6n \+ 2 with n = 1, 2, …, got 18"),
         ({"network": "resnet_2"}, r"depth must be 6n \+ 2"),
         ({"levels": 0}, "levels must be a positive whole number"),
