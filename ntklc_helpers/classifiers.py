@@ -6,13 +6,18 @@ generator is neither read nor set.
 
 from __future__ import annotations
 
+import os
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LinearLR, LRScheduler, OneCycleLR
+from tqdm import tqdm
 
+from .states import TrainingState, digest
 from .validation import positive, positive_integer
 from .vgg import PLANS, vgg
 
@@ -126,16 +131,31 @@ def build(
 
 @dataclass(frozen=True)
 class Training:
-    """Stochastic gradient descent on the cross-entropy, with a rate that falls linearly to zero.
+    """Stochastic gradient descent on the cross-entropy, under a schedule of the learning rate.
 
     Attributes
     ----------
     steps, batch_size : int
     learning_rate : float
-        Of the first step.
+        The highest.
     momentum, weight_decay : float
     augment : bool
         Mirror images at random, and shift them by up to 4 pixels over a border of zeros.
+    schedule : "linear" or "one_cycle"
+        "linear": from the highest rate to zero. "one_cycle": up from 1/25 of it over the share
+        ``warm_up`` of the steps, and down to nearly zero, each along half a cosine.
+    warm_up : float
+        In (0, 1); for "one_cycle" only.
+    nesterov : bool
+        Nesterov's momentum.
+    label_smoothing : float
+        In [0, 1): the share of each target that is spread evenly over the classes.
+    autocast : "bfloat16", optional
+        In what products are taken; weights and sums stay in float32. In float32 by default.
+    channels_last : bool
+        Hold images and weights with the channels as the fastest index, as GPUs like it.
+    compile : bool
+        Compile the network where it is trained on CUDA; this takes a C compiler there.
     """
 
     steps: int = 938
@@ -144,6 +164,13 @@ class Training:
     momentum: float = 0.9
     weight_decay: float = 0.0
     augment: bool = False
+    schedule: str = "linear"
+    warm_up: float = 0.25
+    nesterov: bool = False
+    label_smoothing: float = 0.0
+    autocast: str | None = None
+    channels_last: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         positive_integer("steps", self.steps)
@@ -153,43 +180,108 @@ class Training:
             raise ValueError(f"momentum must be in [0, 1), got {self.momentum!r}")
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay!r}")
+        if self.schedule not in ("linear", "one_cycle"):
+            raise ValueError(f"schedule must be 'linear' or 'one_cycle', got {self.schedule!r}")
+        if not 0 < self.warm_up < 1:
+            raise ValueError(f"warm_up must be in (0, 1), got {self.warm_up!r}")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing!r}")
+        if self.autocast not in (None, "bfloat16"):
+            raise ValueError(f"autocast must be None or 'bfloat16', got {self.autocast!r}")
+
+    def rates(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
+        """The schedule, on an optimizer that begins."""
+        if self.schedule == "linear":
+            return LinearLR(optimizer, 1, 0, self.steps)
+        return OneCycleLR(
+            optimizer, self.learning_rate, self.steps, pct_start=self.warm_up, cycle_momentum=False
+        )
 
 
 def train(
-    net: nn.Module, X: torch.Tensor, y: torch.Tensor, training: Training, seed: int
+    net: nn.Module,
+    X: torch.Tensor,
+    y: torch.Tensor,
+    training: Training,
+    seed: int,
+    *,
+    checkpoint: str | os.PathLike | None = None,
+    progress: bool = False,
 ) -> nn.Module:
     """Train in place, on images X (n, c, h, w) and labels y (n,) on the network's device.
 
     Batches run through a fresh permutation in every epoch; a last incomplete one is left out.
 
+    Parameters
+    ----------
+    checkpoint : path, optional
+        Where the state is kept after every epoch. Where there is a file, training goes on from it;
+        on the CPU it then ends with the very weights of a training that was not stopped.
+    progress : bool
+        Whether to show a progress bar.
+
     Raises
     ------
     ValueError
-        If a batch is larger than the data.
+        If a batch is larger than the data, or the checkpoint is damaged or that of a training with
+        other settings, first weights or data.
     """
     if training.batch_size > len(X):
         raise ValueError(f"batch_size must be at most {len(X)}, the number of images")
     generator = torch.Generator().manual_seed(seed)
     per_epoch = len(X) // training.batch_size
+    settings = None if checkpoint is None else _identity(net, X, y, training, seed)
+    if training.channels_last:
+        nn.utils.convert_conv2d_weight_memory_format(net, torch.channels_last)
+        X = X.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         net.parameters(),
         training.learning_rate,
         momentum=training.momentum,
         weight_decay=training.weight_decay,
+        nesterov=training.nesterov,
     )
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, training.steps)
+    schedule = training.rates(optimizer)
+    state, first = None, 0
+    if checkpoint is not None and settings is not None:
+        state = TrainingState(checkpoint, settings, net, optimizer, schedule, generator)
+        first = state.read()
     net.train()
-    for step in range(training.steps):
+    device, low = X.device.type, training.autocast == "bfloat16"
+    model = torch.compile(net) if training.compile and device == "cuda" else net
+    steps = tqdm(
+        range(first, training.steps),
+        initial=first,
+        total=training.steps,
+        desc="training",
+        leave=False,
+        disable=not progress,
+    )
+    for step in steps:
         place = step % per_epoch
         if place == 0:
             order = torch.randperm(len(X), generator=generator).to(X.device)
         rows = order[place * training.batch_size :][: training.batch_size]
         images = augmented(X[rows], generator) if training.augment else X[rows]
         optimizer.zero_grad()
-        F.cross_entropy(net(images), y[rows]).backward()
+        with torch.autocast(device, torch.bfloat16, enabled=low):
+            loss = F.cross_entropy(model(images), y[rows], label_smoothing=training.label_smoothing)
+        loss.backward()
         optimizer.step()
         schedule.step()
+        if state is not None and (place == per_epoch - 1 or step == training.steps - 1):
+            state.write(step + 1)
     return net
+
+
+def _identity(
+    net: nn.Module, X: torch.Tensor, y: torch.Tensor, training: Training, seed: int
+) -> dict[str, Any]:
+    """What decides how a training ends, but for the device."""
+    weights = digest(*net.state_dict().values())
+    return asdict(training) | {"seed": seed, "weights": weights, "data": digest(X, y)}
 
 
 def augmented(X: torch.Tensor, generator: torch.Generator, border: int = 4) -> torch.Tensor:

@@ -1,10 +1,14 @@
 """Classifiers: shapes, initial weights, the step of gradient descent, augmentation."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ntklc_helpers import classifiers
 from ntklc_helpers.classifiers import (
     ResidualBlock,
     Training,
@@ -82,6 +86,114 @@ def test_training_is_gradient_descent_with_a_falling_rate():
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
 
 
+def test_nesterov_label_smoothing_and_one_cycle():
+    X, y = data(12)
+    training = Training(
+        steps=8, batch_size=12, learning_rate=0.3, momentum=0.5, weight_decay=0.1,
+        schedule="one_cycle", warm_up=0.5, nesterov=True, label_smoothing=0.3,
+    )  # fmt: skip
+    net = train(build("lenet_300_100", (1, 4, 4), 3, 16, seed=4), X, y, training, seed=0)
+    plain = build("lenet_300_100", (1, 4, 4), 3, 16, seed=4)
+    speed = [torch.zeros_like(p) for p in plain.parameters()]
+    # From 0.3/25 up to 0.3 at step 3 (counted from 0), then down to 0.3/250,000 at the last.
+    low, high, least = 0.3 / 25, 0.3, 0.3 / 25 / 1e4
+    up = [high + (low - high) * (1 + math.cos(math.pi * k / 3)) / 2 for k in range(3)]
+    down = [least + (high - least) * (1 + math.cos(math.pi * k / 4)) / 2 for k in range(5)]
+    for rate in up + down:
+        logs = F.log_softmax(plain(X), 1)
+        chosen = logs.gather(1, y[:, None]).mean()
+        loss = -0.7 * chosen - 0.3 * logs.mean()
+        gradients = torch.autograd.grad(loss, list(plain.parameters()))
+        with torch.no_grad():
+            for p, v, g in zip(plain.parameters(), speed, gradients, strict=True):
+                g = g + 0.1 * p
+                v.mul_(0.5).add_(g)
+                p.sub_(rate * (g + 0.5 * v))
+    for p, q in zip(net.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+
+
+def test_autocast_and_channels_last():
+    X, y = data(12)
+    start = build("resnet_8", (1, 4, 4), 3, 4, seed=4)
+    plain = train(start, X, y, Training(steps=3, batch_size=4), seed=0)
+    last = build("resnet_8", (1, 4, 4), 3, 4, seed=4)
+    train(last, X, y, Training(steps=3, batch_size=4, channels_last=True), seed=0)
+    convolution = last[3].body[0].weight
+    assert convolution.is_contiguous(memory_format=torch.channels_last)
+    for p, q in zip(plain.parameters(), last.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
+    seen = []
+    low = build("resnet_8", (1, 4, 4), 3, 4, seed=4)
+    low[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    train(low, X, y, Training(steps=3, batch_size=4, autocast="bfloat16"), seed=0)
+    assert seen == [torch.bfloat16] * 3 and convolution.dtype == torch.float32
+    assert not torch.equal(low[0].weight, plain[0].weight)
+
+
+# --- stopped and called again
+
+RESUMED = Training(
+    steps=10, batch_size=10, learning_rate=0.05, augment=True, weight_decay=0.01, nesterov=True
+)
+
+
+def fresh(seed=2):
+    return build("resnet_8", (1, 4, 4), 3, 2, seed)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "one_cycle"])
+def test_a_stopped_training_ends_with_the_very_same_weights(schedule, tmp_path, monkeypatch):
+    X, y = data(40)
+    training, calls = replace(RESUMED, schedule=schedule), 0
+    whole = train(fresh(), X, y, training, seed=1)
+
+    def interrupted(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls in (2, 8, 9):
+            raise KeyboardInterrupt
+        return augmented(*arguments)
+
+    monkeypatch.setattr(classifiers, "augmented", interrupted)
+    path = tmp_path / "state.safetensors"
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            train(fresh(), X, y, training, seed=1, checkpoint=path)
+    net = train(fresh(), X, y, training, seed=1, checkpoint=path)
+    # Stopped in steps 1, 6 and 4; epochs of 4 steps are kept, and the two steps of the last.
+    assert calls == 2 + 6 + 1 + 6
+    for name, value in whole.state_dict().items():
+        assert torch.equal(net.state_dict()[name], value), name
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    # Called once more, it has nothing to do but to read.
+    again = train(fresh(), X, y, training, seed=1, checkpoint=path)
+    assert calls == 15
+    assert torch.equal(again[-1].weight, whole[-1].weight)
+
+
+def test_states_of_other_trainings_and_damaged_ones_are_refused(tmp_path):
+    X, y = data(40)
+    path = tmp_path / "state.safetensors"
+    train(fresh(), X, y, replace(RESUMED, steps=4), seed=1, checkpoint=path)
+    kept = path.read_bytes()
+
+    def refused(message, net=None, X=X, seed=1, steps=4):
+        training = replace(RESUMED, steps=steps)
+        with pytest.raises(ValueError, match=message):
+            train(net or fresh(), X, y, training, seed, checkpoint=path)
+        assert path.read_bytes() == kept
+
+    refused("is the state of another training: steps is 4 there and 5 here", steps=5)
+    refused("another training: seed is 1 there and 2 here", seed=2)
+    refused("another training: weights is ", net=fresh(seed=3))
+    refused("another training: data is ", X=X + 1)
+    kept = bytearray(kept)
+    kept[-1] ^= 1
+    path.write_bytes(kept)
+    refused("state.safetensors is damaged .*delete it to train from the start")
+
+
 def test_an_epoch_shows_every_image_once():
     shown = []
 
@@ -132,6 +244,11 @@ def test_evaluation_is_of_all_images(monkeypatch):
         ({"learning_rate": 0.0}, "learning_rate must be a positive"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
         ({"weight_decay": -0.1}, "weight_decay must be at least 0"),
+        ({"schedule": "step"}, "schedule must be 'linear' or 'one_cycle', got 'step'"),
+        ({"warm_up": 1.0}, r"warm_up must be in \(0, 1\), got 1.0"),
+        ({"nesterov": True, "momentum": 0.0}, "nesterov needs a momentum above 0"),
+        ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), got 1.0"),
+        ({"autocast": "float16"}, "autocast must be None or 'bfloat16', got 'float16'"),
     ],
 )
 def test_bad_training_names_the_argument(options, message):
