@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from .activations import Activation, AnyActivation, activation
 from .compressed import CompressedNetwork
 from .layers import Drawn, TernaryLayer
-from .matching import match
+from .matching import Matching, match
 from .networks import RandomMLP
 from .readout import Readout
 from .ternary import TernaryMatrix
@@ -26,7 +26,7 @@ _SCALE_TOLERANCE = 0.1
 def compress(
     net: RandomMLP | torch.nn.Sequential,
     X: ArrayLike,
-    levels: int | Sequence[int] | Literal["paper"] = 8,
+    levels: int | Sequence[int] | Literal["paper"] | Matching = 8,
     sparsity: float = 0.9,
     seed: int = 0,
     grid: Literal["uniform", "free"] = "uniform",
@@ -48,14 +48,15 @@ def compress(
         Tanh, Sigmoid, GELU, SiLU or Softplus.
     X : (n, p) array
         Samples. A random network only checks its scale on them.
-    levels : int, sequence of int, or "paper"
-        As for :func:`match`.
+    levels : int, sequence of int, "paper", or Matching
+        As for :func:`match`; or what that returned for the network, where many are compressed.
     sparsity : float
         ε in [0, 1), the share of zeros.
     seed : int
         Of drawn weights.
     grid : "uniform" or "free"
-        As for :func:`match`. On a uniform grid layers run on integers. Not used by "paper".
+        As for :func:`match`. On a uniform grid layers run on integers. Not used by "paper", nor
+        where ``levels`` is a Matching.
     weights : "drawn" or "projected"
         "projected" keeps the signs of the largest weights, the share 1 − ε of each layer: what a
         trained network needs, the default for a Sequential. "drawn" is the default for a random
@@ -76,11 +77,13 @@ def compress(
     if weights not in (None, "drawn", "projected"):
         raise ValueError(f"weights must be 'drawn' or 'projected', got {weights!r}")
     X = sample_matrix("X", X)
-    # "paper" has levels of its own and takes no grid.
-    options = {"levels": levels} if isinstance(levels, str) else {"levels": levels, "grid": grid}
     if isinstance(net, RandomMLP):
-        return _compress_random(net, X, options, sparsity, seed, weights or "drawn")
+        return _compress_random(net, X, levels, grid, sparsity, seed, weights or "drawn")
     if isinstance(net, torch.nn.Sequential):
+        if isinstance(levels, str | Matching):
+            kind = 'levels="paper"' if isinstance(levels, str) else "a Matching"
+            raise ValueError(f"{kind} is for a RandomMLP: it is one for the network as a whole")
+        options = {"levels": levels, "grid": grid}
         return _compress_sequential(net, X, options, sparsity, seed, weights or "projected")
     raise TypeError(
         f"net must be a RandomMLP or a torch.nn.Sequential of Linear layers and activations, "
@@ -89,7 +92,13 @@ def compress(
 
 
 def _compress_random(
-    net: RandomMLP, X: NDArray, options: dict, sparsity: float, seed: int, weights: str
+    net: RandomMLP,
+    X: NDArray,
+    levels: int | Sequence[int] | Literal["paper"] | Matching,
+    grid: Literal["uniform", "free"],
+    sparsity: float,
+    seed: int,
+    weights: str,
 ) -> CompressedNetwork:
     _check_columns(X, net.p)
     scale = float(np.sqrt(np.mean(np.einsum("ij,ij->i", X, X))))
@@ -98,7 +107,7 @@ def _compress_random(
             f"X must have the scale the network was made for, tau0={net.tau0:.4g}; its rows have "
             f"root mean square norm {scale:.4g}. See ntklc_helpers.normalize"
         )
-    matching = match(net.activations, net.tau0, **options)
+    matching = _matching(net, levels, grid)
     small = RandomMLP(
         net.p, net.widths, matching.activations, net.tau0, "ternary", sparsity, seed=seed
     )
@@ -118,6 +127,24 @@ def _compress_random(
     return CompressedNetwork(layers, matching=matching)
 
 
+def _matching(
+    net: RandomMLP,
+    levels: int | Sequence[int] | Literal["paper"] | Matching,
+    grid: Literal["uniform", "free"],
+) -> Matching:
+    if isinstance(levels, Matching):
+        if levels.tau0 != net.tau0 or len(levels.activations) != len(net.widths):
+            raise ValueError(
+                f"levels is a matching of {len(levels.activations)} layers at "
+                f"tau0={levels.tau0:g}; the network has {len(net.widths)} at tau0={net.tau0:g}"
+            )
+        return levels
+    if isinstance(levels, str):
+        # "paper" has levels of its own and takes no grid.
+        return match(net.activations, net.tau0, levels)
+    return match(net.activations, net.tau0, levels, grid=grid)
+
+
 def _matrix(net: RandomMLP, layer: int) -> NDArray[np.float64]:
     return net.matrices[layer].double().cpu().numpy()
 
@@ -130,8 +157,6 @@ def _compress_sequential(
     if not hidden:
         raise TypeError("net must have at least one Linear layer followed by an activation")
     counts = options["levels"]
-    if isinstance(counts, str):
-        raise ValueError('levels="paper" is for a RandomMLP: the published scheme is one for these')
     counts = list(counts) if isinstance(counts, Sequence) else [counts] * len(hidden)
     if len(counts) != len(hidden):
         raise ValueError(

@@ -112,3 +112,14 @@ def test_arrays_that_are_no_readout_are_refused():
     ]:
         with pytest.raises(ValueError):
             Readout.from_arrays(arrays | {name: value})
+
+
+def test_ridge_by_torch_is_ridge_by_numpy():
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((5000, 12)).astype(np.float32)
+    y = (features[:, :3] + rng.standard_normal((5000, 3))).argmax(axis=1)
+    plain, by_torch = (nh.fit_readout(features, y, device=device) for device in (None, "cpu"))
+    # Sums of 5,000 products in float64, in another order; the weights are held in float32.
+    np.testing.assert_allclose(by_torch.weights, plain.weights, rtol=1e-6)
+    np.testing.assert_allclose(by_torch.bias, plain.bias, rtol=1e-6)
+    assert by_torch.penalty == plain.penalty
