@@ -122,22 +122,22 @@ def load_cifar10(
     """CIFAR-10's colour photographs of ten kinds of thing, 3 planes of 32 × 32, so p = 3,072.
 
     Parameters as in :func:`load_mnist`; ``split`` is one of the 50,000 or the 10,000. Files that
-    are not the originals, such as a copy decoded from JPEG, are used; ``source`` then says so.
+    are not the originals are used, and so is an archive ``cifar10-jpeg.tar.gz`` of JPEG files,
+    which is decoded once into the user's cache; ``source`` then says so.
 
     Raises
     ------
     MissingDataError
         The files are neither on disk nor to be had.
     DataError
-        A file is damaged, or the checksum of a download is wrong.
+        A file or the archive is damaged, or the checksum of a download is wrong.
     ValueError
         ``split`` or a class is unknown, or ``n`` is out of reach.
     """
     _check_split(split, ("train", "test"))
     _check_classes(classes)
-    images, kinds, original = read_cifar(split)
+    images, kinds, name = read_cifar(split)
     rows, labels, classes = _select(kinds, classes, n, seed)
-    name = "CIFAR-10" if original else "copy of CIFAR-10 with other pixels (a JPEG copy, say)"
     return Dataset(images[rows] / 255.0, labels, classes, "cifar10", f"{name}, {split} set")
 
 
@@ -149,14 +149,14 @@ def load_images(
     seed: int = 0,
     fallback: bool = True,
 ) -> Dataset:
-    """The images called ``name``; with ``fallback``, the digits stand in for MNIST that is missing.
+    """The images called ``name``; with ``fallback``, the digits stand in where these are missing.
 
     When they do, the result's ``note`` says so, and ``n`` is cut to the number there is. Files
     that are there but corrupt are an error all the same.
 
     Parameters
     ----------
-    name : {"mnist", "digits"}
+    name : {"mnist", "cifar10", "digits"}
     split, classes, n, seed
         As in :func:`load_mnist`.
     fallback : bool
@@ -167,12 +167,13 @@ def load_images(
     DataError, ValueError
         As :func:`load_mnist` does; ``MissingDataError`` only without ``fallback``.
     """
-    if name not in ("mnist", "digits"):
-        raise ValueError(f"name must be 'mnist' or 'digits', got {name!r}")
     if name == "digits":
         return load_digits(classes, n, seed, split)
+    loaders = {"mnist": load_mnist, "cifar10": load_cifar10}
+    if name not in loaders:
+        raise ValueError(f"name must be 'mnist', 'cifar10' or 'digits', got {name!r}")
     try:
-        return load_mnist(split, classes, n, seed)
+        return loaders[name](split, classes, n, seed)
     except MissingDataError:
         if not fallback:
             raise
@@ -181,9 +182,10 @@ def load_images(
     if n is not None and n < available:
         dataset = load_digits(classes, n, seed, split)
     asked = "" if n is None or n <= available else f" instead of the {n:,} asked for"
+    title = {"mnist": "MNIST", "cifar10": "CIFAR-10"}[name]
     note = (
-        f"MNIST is not available here, so this uses {len(dataset.labels):,} of scikit-learn's "
-        f"8 × 8 digits{asked}. To use MNIST, set {DATA_VARIABLE} to a folder that holds it."
+        f"{title} is not available here, so this uses {len(dataset.labels):,} of scikit-learn's "
+        f"8 × 8 digits{asked}. To use {title}, set {DATA_VARIABLE} to a folder that holds it."
     )
     return replace(dataset, note=note)
 

@@ -3,15 +3,20 @@
 import hashlib
 import http.server
 import io
+import os
 import tarfile
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import ntklc_helpers as nh
-from ntklc_helpers import cifar
+from ntklc_helpers import cifar, jpegs
 from ntklc_helpers.datafiles import DataError, MissingDataError
+
+COPY = Path(os.environ.get("NTKLC_DATA", "none")) / jpegs.ARCHIVE
 
 
 def records(n, first=1, seed=0):
@@ -53,8 +58,7 @@ def test_rows_are_the_images_sorted_by_class(files):
 
 
 def test_a_copy_is_called_a_copy(files, tmp_path, monkeypatch):
-    expected = "copy of CIFAR-10 with other pixels (a JPEG copy, say), train set"
-    assert nh.load_cifar10().source == expected
+    assert nh.load_cifar10().source == "copy of CIFAR-10 with other pixels, train set"
     write(tmp_path / "other" / cifar.FOLDER, original=True)
     monkeypatch.setenv("NTKLC_DATA", str(tmp_path / "other"))
     assert nh.load_cifar10("train").source == "CIFAR-10, train set"
@@ -126,3 +130,149 @@ def test_damaged_files_are_refused(files):
         nh.load_cifar10("test")
     with pytest.raises(ValueError, match="split must be one of train, test, got 'all'"):
         nh.load_cifar10("all")
+
+
+def test_digits_stand_in_where_there_are_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("NTKLC_DATA", str(tmp_path))
+    digits = nh.load_images("cifar10", "test", n=50)
+    assert digits.name == "digits" and len(digits.X) == 50
+    assert digits.note.startswith("CIFAR-10 is not available here, so this uses 50 of scikit-learn")
+    with pytest.raises(MissingDataError, match="or cifar10-jpeg.tar.gz"):
+        nh.load_images("cifar10", fallback=False)
+
+
+# --- an archive of JPEG files
+
+
+def jpeg(seed, size=(32, 32), mode="RGB", kind="JPEG"):
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(content, kind)
+    return content.getvalue()
+
+
+MEMBERS = {
+    f"{split}/{kind}/{number:04}.jpg": jpeg([label, number, split == "train"])
+    for split, count in (("train", 2), ("test", 1))
+    for label, kind in enumerate(jpegs.CLASSES)
+    for number in range(count)
+}
+
+
+def add(archive, name, content=b"", **attributes):
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    for key, value in attributes.items():
+        setattr(member, key, value)
+    archive.addfile(member, io.BytesIO(content))
+
+
+@pytest.fixture
+def pack(tmp_path, monkeypatch):
+    """Writes the archive, with more members and with changes, where the data are looked for."""
+    monkeypatch.setenv("NTKLC_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data" / jpegs.ARCHIVE
+
+    def write(*more, **changes):
+        with tarfile.open(path, "w:gz") as archive:
+            add(archive, "train/", type=tarfile.DIRTYPE)
+            for name, content in (MEMBERS | changes).items():
+                add(archive, name, content)
+            for name, content, attributes in more:
+                add(archive, name, content, **attributes)
+        return path
+
+    write.cache = tmp_path / "cache"
+    return write
+
+
+def test_an_archive_of_jpegs_is_decoded_once(pack, monkeypatch):
+    archive = pack()
+    data = nh.load_cifar10("train")
+    assert data.source == "copy of CIFAR-10 with other pixels, train set"
+    assert data.labels.tolist() == sorted(list(range(10)) * 2)
+    seen = {row.tobytes() for row in (255 * data.X).round().astype(np.uint8)}
+    for name, content in MEMBERS.items():
+        with Image.open(io.BytesIO(content)) as image:
+            planes = np.asarray(image).transpose(2, 0, 1)
+        assert (planes.tobytes() in seen) == name.startswith("train")
+    monkeypatch.setattr(jpegs, "_records", lambda archive: 1 / 0)
+    assert len(nh.load_cifar10("test").X) == 10
+    np.testing.assert_array_equal(nh.load_cifar10("train").X, data.X)
+    # Binary files are taken before an archive.
+    write(archive.parent / cifar.FOLDER, original=True)
+    assert nh.load_cifar10("test").source == "CIFAR-10, test set"
+
+
+def test_the_jpeg_copy_is_known_by_the_order_of_its_labels(pack, monkeypatch):
+    pack()
+    for split in ("train", "test"):
+        table, kinds, _ = cifar.read_cifar(split)
+        digest = hashlib.sha256(kinds.tobytes()).hexdigest()
+        monkeypatch.setitem(cifar._JPEG_LABELS, split, digest)
+        assert nh.load_cifar10(split).source == f"JPEG copy of CIFAR-10, {split} set"
+
+
+@pytest.mark.skipif(not COPY.is_file(), reason="the JPEG copy is not here")
+def test_the_order_of_the_labels_of_the_jpeg_copy():
+    """Its names alone, which take a moment; decoding all of it takes half a minute."""
+    labels = {"train": [], "test": []}
+    with tarfile.open(COPY, "r|gz") as archive:
+        for member in archive:
+            if member.isreg():
+                split, kind, _ = member.name.split("/")
+                labels[split].append(jpegs.CLASSES.index(kind))
+    rng = np.random.default_rng(0)
+    for split, found in labels.items():
+        shuffled = np.array(found, np.uint8)[rng.permutation(len(found))]
+        assert hashlib.sha256(shuffled.tobytes()).hexdigest() == cifar._JPEG_LABELS[split]
+
+
+@pytest.mark.parametrize(
+    ("more", "changes", "message"),
+    [
+        ([("../evil.jpg", b"", {})], {}, "holds '../evil.jpg', which is no file SPLIT/CLASS/name"),
+        ([("/train/cat/1.jpg", b"", {})], {}, "holds '/train/cat/1.jpg', which is no file"),
+        ([("train/cow/1.jpg", b"", {})], {}, "holds 'train/cow/1.jpg', which is no file"),
+        ([("train/cat/1.png", b"", {})], {}, "holds 'train/cat/1.png', which is no file"),
+        (
+            [("train/cat/1.jpg", b"", {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"})],
+            {},
+            "holds 'train/cat/1.jpg', which is no file",
+        ),
+        ([("train/cat/1.jpg", bytes(100_001), {})], {}, "cat/1.jpg has 100,001 bytes"),
+        ([], {"test/cat/0000.jpg": b"none"}, "cat/0000.jpg is no JPEG image that can be read"),
+        ([], {"test/cat/0000.jpg": jpeg(0, kind="PNG")}, "is no JPEG image that can be read"),
+        ([], {"test/cat/0000.jpg": jpeg(0)[:700]}, "is no JPEG image that can be read"),
+        ([], {"test/cat/0000.jpg": jpeg(0, (8, 8))}, r"is \(8, 8\) in RGB, not 32x32 in RGB"),
+        ([], {"test/cat/0000.jpg": jpeg(0, mode="L")}, r"is \(32, 32\) in L, not 32x32 in RGB"),
+    ],
+)
+def test_odd_archives_are_refused_and_nothing_is_kept(pack, more, changes, message):
+    pack(*more, **changes)
+    with pytest.raises(DataError, match=message):
+        nh.load_cifar10()
+    assert not list(pack.cache.rglob("*.bin"))
+    assert not list((pack.cache / "ntklc").iterdir())
+
+
+def test_damaged_and_interrupted_archives_leave_nothing(pack, monkeypatch):
+    archive = pack()
+    whole = archive.read_bytes()
+    for content in (whole[:-2000], b"", b"not an archive" * 100):
+        archive.write_bytes(content)
+        with pytest.raises(DataError, match=r"cifar10-jpeg.tar.gz (is damaged|holds 0 images)"):
+            nh.load_cifar10()
+    archive.write_bytes(whole)
+
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pathlib.Path.write_bytes", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            nh.load_cifar10()
+    assert not list((pack.cache / "ntklc").iterdir())
+    assert len(nh.load_cifar10("test").X) == 10

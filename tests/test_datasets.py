@@ -214,7 +214,7 @@ def test_arguments_are_checked(mnist, arguments, message):
 
 
 def test_an_unknown_name_is_an_error():
-    with pytest.raises(ValueError, match="name must be 'mnist' or 'digits', got 'svhn'"):
+    with pytest.raises(ValueError, match="name must be 'mnist', 'cifar10' or 'digits', got 'svhn'"):
         datasets.load_images("svhn")
 
 
