@@ -72,9 +72,12 @@ $(EXECUTED): book/notebooks/%.ipynb: notebooks/%.ipynb build/parameters/%.json \
 # Records of GPU runs are shown beside what runs here.
 book/notebooks/14_random_pruning.ipynb: $(wildcard book/results/pruning_*)
 
-# The ledger reads what all other chapters recorded.
+# The ledger reads the numbers that all other chapters recorded, and runs again when one changed.
 LEDGER := book/notebooks/18_ledger.ipynb
-$(LEDGER): $(filter-out $(LEDGER),$(EXECUTED))
+$(LEDGER): build/records.json
+
+build/records.json: $(filter-out $(LEDGER),$(EXECUTED))
+	@$(BUILD) records $(basename $(notdir $^))
 
 $(HTML): $(EXECUTED) $(PAGES) _config.yml book/colophon.py | $(INSTALLED)
 	@$(BUILD) pages

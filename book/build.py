@@ -31,6 +31,7 @@ PARAMETERS = Path("build/parameters")
 RUNNING = Path("build/running")
 FAILED = Path("build/failed")
 PAGES = Path("build/pages")
+RECORDS = Path("build/records.json")
 
 KERNEL = "python3"
 # The same run for everyone: no settings of the user's own, no progress bars on the pages.
@@ -113,10 +114,30 @@ def write_parameters(profile_name: str) -> None:
             text = json.dumps(record, indent=1, sort_keys=True)
         except TypeError as error:
             raise BuildError(f"{profile_name}: parameters of {stem}: {error}") from error
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
+        write_if_changed(path, text)
+
+
+def write_records(stems: list[str]) -> None:
+    """Put down what the executed chapters recorded for the ledger, if it changed.
+
+    The ledger is made from this file, so that a chapter in which only words changed leaves it.
+    """
+    records = {}
+    for stem in stems:
+        notebook = json.loads((EXECUTED / f"{stem}.ipynb").read_text(encoding="utf-8"))
+        cells = [c for c in notebook["cells"] if "ledger" in c["metadata"].get("tags", [])]
+        lines = [output.get("text", []) for cell in cells for output in cell["outputs"]]
+        records[stem] = "".join("".join(line) for line in lines)
+    RECORDS.parent.mkdir(parents=True, exist_ok=True)
+    write_if_changed(RECORDS, json.dumps(records, indent=1))
+
+
+def write_if_changed(path: Path, text: str) -> None:
+    """Leave a file that holds the text as it is, time included; never half a file."""
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
 
 
 def run_chapter(stem: str) -> None:
@@ -255,11 +276,7 @@ def write_colab_cells() -> None:
         notebook.cells = [title, install, *cells]
         for number, cell in enumerate(notebook.cells):
             cell.id = str(number)
-        text = nbformat.writes(notebook) + "\n"
-        if text != path.read_text(encoding="utf-8"):
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
+        write_if_changed(path, nbformat.writes(notebook) + "\n")
 
 
 def build_pages() -> None:
@@ -306,13 +323,16 @@ def main(arguments: list[str]) -> int:
             step, inputs = write_parameters, [profile]
         case ["chapter", stem]:
             step, inputs = run_chapter, [stem]
+        case ["records", *stems]:
+            step, inputs = write_records, [stems]
         case ["pages"]:
             step, inputs = build_pages, []
         case ["colab"]:
             step, inputs = write_colab_cells, []
         case _:
             print(
-                "usage: build.py parameters PROFILE | chapter NAME | pages | colab", file=sys.stderr
+                "usage: build.py parameters PROFILE | chapter NAME | records NAMES | pages | colab",
+                file=sys.stderr,
             )
             return 2
     try:

@@ -182,6 +182,44 @@ def test_only_what_changed_runs_again(small):
         assert text in (small / f"book/_build/html/notebooks/{stem}.html").read_text()
 
 
+def write_recording_chapter(folder, sentence, value):
+    code = [f"print({sentence!r})", f"print({value})"]
+    write_chapter(folder, "02_second", enumerate(code))
+    path = folder / "notebooks/02_second.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[-1].metadata["tags"] = ["ledger"]
+    nbformat.write(notebook, path)
+
+
+def test_the_ledger_runs_again_when_a_recorded_number_changed_and_only_then(small):
+    code = """import json
+chapter = json.load(open("book/notebooks/02_second.ipynb"))
+print("read", *chapter["cells"][-1]["outputs"][0]["text"])"""
+    write_chapter(small, "18_ledger", enumerate([code]))
+    write_profile(small, "smoke", **{"01_first": {"size": 2}, "02_second": {}, "18_ledger": {}})
+    ledger = "book/notebooks/18_ledger.ipynb"
+
+    def runs():
+        return outcome(small, targets=[*EXECUTED, ledger])[0], output_of(small, "18_ledger")
+
+    write_recording_chapter(small, "one", 5)
+    assert runs() == (["02_second", "18_ledger"], "read 5\n\n")
+    write_recording_chapter(small, "other words", 5)
+    assert runs() == (["02_second"], "read 5\n\n")
+    write_chapter(small, "01_first", enumerate(["print('changed')"]))
+    assert runs() == (["01_first"], "read 5\n\n")
+    write_recording_chapter(small, "other words", 6)
+    assert runs() == (["02_second", "18_ledger"], "read 6\n\n")
+    assert runs() == ([], "read 6\n\n")
+
+    # The ledger was stopped after the numbers were put down: it is still to be run.
+    write_recording_chapter(small, "other words", 7)
+    assert make(small, "build/records.json", "PROFILE=smoke").returncode == 0
+    assert runs() == (["18_ledger"], "read 7\n\n")
+    (small / "build/records.json").unlink()
+    assert runs() == (["18_ledger"], "read 7\n\n")
+
+
 def test_another_profile_runs_every_chapter_again(small):
     assert outcome(small, "cpu") == (STEMS, ["first 3\n", "second 30\n"])
 
