@@ -160,7 +160,7 @@ def run_chapter(stem: str) -> None:
             SOURCES / f"{stem}.ipynb",
             running,
             parameters=record["parameters"],
-            kernel_name=KERNEL,
+            kernel_name=kernel_name(stem),
             language="python",
             cwd=".",
             progress_bar=False,
@@ -177,6 +177,12 @@ def run_chapter(stem: str) -> None:
     running.replace(EXECUTED / running.name)
     (FAILED / running.name).unlink(missing_ok=True)
     print(f"{(time.time_ns() - started) / 1e9:.0f} s", flush=True)
+
+
+def kernel_name(stem: str) -> str:
+    """The kernel that the chapter's source names; the one of the environment if it names none."""
+    source = json.loads((SOURCES / f"{stem}.ipynb").read_text(encoding="utf-8"))
+    return source["metadata"].get("kernelspec", {}).get("name", KERNEL)
 
 
 def is_injected(cell: NotebookNode) -> bool:
@@ -204,10 +210,13 @@ def explain(stem: str, error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{stem}: {os_error(error)}"
     if isinstance(error, NoSuchKernel):
-        return f"{stem}: there is no kernel {KERNEL!r} here; `make env` installs it"
+        return (
+            f"{SOURCES / stem}.ipynb asks for the kernel {error.name!r}, and there is none here; "
+            f"chapters run with {KERNEL!r}, which `make env` installs"
+        )
     if isinstance(error, PapermillExecutionError):
-        traceback = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
-        return f"{failing_cell(stem)}\n{traceback}"
+        traceback = "\n".join(error.traceback)
+        return f"{failing_cell(stem)}\n{without_colour(traceback)}"
     if isinstance(error, DeadKernelError):
         return (
             f"{failing_cell(stem)}\nThe kernel stopped: it was interrupted, killed or ran out "
@@ -300,7 +309,7 @@ def build_pages() -> None:
     )
     if result.returncode != 0:
         print("failed", flush=True)
-        raise BuildError(f"Jupyter Book could not build the pages:\n{result.stdout}")
+        raise BuildError(f"Jupyter Book could not build the pages:\n{explain_pages(result.stdout)}")
     made, old = PAGES / "_build/html", PAGES / "old"
     os.utime(made / "index.html", ns=(started, started))
     HTML.parent.mkdir(parents=True, exist_ok=True)
@@ -309,6 +318,17 @@ def build_pages() -> None:
     made.replace(HTML)
     shutil.rmtree(PAGES)
     print(f"{(time.time_ns() - started) / 1e9:.0f} s", flush=True)
+
+
+def explain_pages(output: str) -> str:
+    """What Sphinx warned of; the system's own word alone where that ended the build."""
+    text = without_colour(output)
+    refused = re.findall(r"^\w*Error: \[Errno \d+\] (.+)$", text, re.MULTILINE)
+    return refused[-1] if refused else text.split("\nTraceback (most recent call last):")[0]
+
+
+def without_colour(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 def os_error(error: OSError) -> str:
