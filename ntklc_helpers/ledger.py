@@ -101,6 +101,12 @@ class Claim:
         From the chapter's recorded values to what was measured, in words.
     verdict : callable
         From the same values to a :class:`Verdict`.
+    rule : str
+        In words, when it holds.
+    condition : str
+        In words, the condition under which it holds where it does not hold as stated.
+    timed : bool
+        Whether it is about times, which are others in every run.
     """
 
     name: str
@@ -111,6 +117,9 @@ class Claim:
     figure: str = ""
     number: Callable[[Values], str] = lambda values: ""
     verdict: Callable[[Values], Verdict] = lambda values: Verdict.OPEN
+    rule: str = ""
+    condition: str = ""
+    timed: bool = False
 
     def judge(self, recorded: Mapping[str, Values]) -> Row:
         """The claim beside what the chapters recorded; open where its chapter did not run."""
@@ -140,8 +149,10 @@ class Row:
     def markdown(self) -> str:
         """The row of a Markdown table: claim, source, what was run, number, verdict, figure."""
         link = f"{{numref}}`{self.claim.figure}`" if self.ran else "–"
-        cells = (self.claim.claim, self.claim.source, self.claim.ran, self.number)
-        return f"| {' | '.join(cells)} | **{self.verdict}** | {link} |"
+        conditional = self.verdict is Verdict.CONDITION and self.claim.condition
+        said = f"**{self.verdict}**" + (f": {self.claim.condition}" if conditional else "")
+        cells = (self.claim.claim, self.claim.source, self.claim.ran, self.number, said, link)
+        return f"| {' | '.join(cells)} |"
 
 
 def mean_spread(draws: Sequence[float], spec: str = ".3g", unit: str = "") -> str:

@@ -1,7 +1,10 @@
 """What chapters record is read back as it was, and a claim is judged by it and by nothing else."""
 
+import contextlib
+import io
 import json
 import math
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -26,9 +29,6 @@ numbers = st.floats(allow_nan=False) | st.integers(-(2**53), 2**53) | st.boolean
 
 @given(st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), numbers | st.lists(numbers)))
 def test_what_is_recorded_is_read(tmp_path_factory, values):
-    import contextlib
-    import io
-
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         record(**values)
@@ -83,6 +83,14 @@ def test_the_verdict_follows_the_number(x, verdict):
     )
 
 
+def test_a_condition_is_named_where_the_verdict_is_conditional():
+    conditional = claim(condition="on Sundays", verdict=lambda v: list(Verdict)[v["x"]])
+    rows = [conditional.judge({"01_first": {"x": place}}) for place in range(3)]
+    assert [row.verdict for row in rows] == [Verdict.HOLDS, Verdict.CONDITION, Verdict.FAILS]
+    assert ["on Sundays" in row.markdown() for row in rows] == [False, True, False]
+    assert "| **holds with a condition**: on Sundays |" in rows[1].markdown()
+
+
 def test_what_did_not_run_is_open_and_links_nowhere():
     absent = claim().judge({"02_second": {"x": 1}})
     assert absent.verdict is Verdict.OPEN and "`01_first` is not in this build" in absent.number
@@ -98,3 +106,50 @@ def test_spreads_in_words():
     assert mean_spread([91.234], ".1f", "%") == "91.2% (one draw)"
     assert span([0.2, -1, 3], ".1f") == "-1.0 to 3.0"
     assert span([0.501, 0.502], ".1f") == "0.5"
+
+
+# --- the claims of the ledger's chapter, judged by other numbers than those of this build
+
+LEDGER = Path(__file__).parents[1] / "notebooks/18_ledger.ipynb"
+
+
+def claims():
+    """The chapter's claims: what its cells define up to the one that names them."""
+    namespace = {}
+    for cell in nbformat.read(LEDGER, as_version=4).cells:
+        if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
+            if "read(folder)" in cell.source:
+                cell.source = "recorded = {}"
+            exec(cell.source, namespace)
+        if "CLAIMS = [" in cell.source:
+            return namespace["CLAIMS"]
+
+
+def others(value):
+    """Other values of the same form."""
+    if isinstance(value, dict):
+        draws = [{"other": [0.1]}, {"other": [9.0]}] if not value else []
+        return draws + [
+            dict(zip(value, new, strict=True))
+            for new in zip(*map(others, value.values()), strict=False)
+        ]
+    if isinstance(value, list):
+        return [["other"]] if not value else list(map(list, zip(*map(others, value), strict=False)))
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int | float):
+        return [0.0, 1.0, 1e-12, 1e3 * value, -1e3 * value, 100.0, -1.0]
+    return [value]
+
+
+def test_no_verdict_is_typed(smoke_book):
+    recorded = read(smoke_book / "book/notebooks")
+    for claim in claims():
+        if not claim.chapter:
+            continue
+        values = recorded[claim.chapter]
+        changed = [values | {key: new} for key in values for new in others(values[key])]
+        verdicts = {claim.judge({claim.chapter: v}).verdict for v in [values, *changed]}
+        assert len(verdicts - {Verdict.OPEN}) > 1, claim.name
+        assert claim.rule, claim.name
+        assert claim.condition or Verdict.CONDITION not in verdicts, claim.name
