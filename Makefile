@@ -20,7 +20,7 @@ PAGES := $(shell find book -type f -not -path 'book/notebooks/*' -not -path 'boo
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help env book parameters test test-browser lab bench pruning-sweep colab lint clean FORCE
+.PHONY: help env book parameters test test-browser lab bench gpu-record colab lint clean FORCE
 MAKEFLAGS += --no-builtin-rules
 
 help:
@@ -29,7 +29,7 @@ help:
 	@echo "make test-browser  read every page of that book in chromium, without a network"
 	@echo "make lab    open the chapters' sources in JupyterLab"
 	@echo "make bench  run the benchmarks"
-	@echo "make pruning-sweep  prune and retrain, level by level (SWEEP=lenet, resnet20 or resnet50)"
+	@echo "make gpu-record  make the records of a long run (CHAPTER=12_cifar10 or 14_random_pruning)"
 	@echo "make colab  let every chapter be opened on Colab, from the book's address on GitHub"
 	@echo "make lint   check style, formatting and types, and that notebooks are stored without outputs"
 	@echo "make env    make the environment in VENV=$(VENV) from the lock"
@@ -70,6 +70,7 @@ $(EXECUTED): book/notebooks/%.ipynb: notebooks/%.ipynb build/parameters/%.json \
 	@$(BUILD) chapter $*
 
 # Records of GPU runs are shown beside what runs here.
+book/notebooks/12_cifar10.ipynb: $(wildcard book/results/cifar10_*)
 book/notebooks/14_random_pruning.ipynb: $(wildcard book/results/pruning_*)
 
 # The ledger reads the numbers that all other chapters recorded, and runs again when one changed.
@@ -95,12 +96,12 @@ lab: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
 
-# Stopped and called again, it goes on. RECORD=book/results/pruning_NAME also writes the record.
-SWEEP ?= lenet
-RECORD ?=
-pruning-sweep: $(INSTALLED)
-	$(BIN)/python -m ntklc_helpers.sweep $(SWEEP) --output build/pruning/$(SWEEP) \
-	    $(if $(RECORD),--record $(RECORD)) $(OPTIONS)
+# Stopped and called again, it goes on. OPTIONS="--only NAME" makes one of a chapter's records;
+# others change settings.
+CHAPTER ?= 12_cifar10
+gpu-record: $(INSTALLED)
+	$(BIN)/python -m ntklc_helpers.gpu_record $(CHAPTER) --output build/records/$(CHAPTER) \
+	    --results book/results $(OPTIONS)
 
 # Needed once the book has an address on GitHub: its pages then have a button for Colab.
 colab: $(INSTALLED)

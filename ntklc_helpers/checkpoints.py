@@ -1,4 +1,4 @@
-"""What a sweep keeps on disk: its settings, and the state of each chain after every level."""
+"""What a run keeps on disk: its settings, and the state of each chain after every level."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ def read_chain(path: Path | None) -> tuple[list[Level], dict[str, torch.Tensor]]
 
 
 def claim_folder(folder: Path, settings: dict[str, Any]) -> None:
-    """Make the folder that of a sweep with these settings, or find that it is.
+    """Make the folder that of a run with these settings, or find that it is.
 
     Raises
     ------
     ValueError
-        If it holds a sweep with other settings, which are named, or something else.
+        If it holds a run with other settings, which are named, or something else.
     """
     path = folder / SETTINGS
     settings = json.loads(json.dumps(settings))
     if not path.exists():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ValueError(f"folder {folder} holds something else than a sweep; name another")
+            raise ValueError(f"folder {folder} holds something else than a run; name another")
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(path, (json.dumps(settings, indent=1) + "\n").encode())
         return
@@ -74,7 +74,7 @@ def claim_folder(folder: Path, settings: dict[str, Any]) -> None:
             if flat_old.get(name) != flat_new.get(name)
         ]
         raise ValueError(
-            f"folder {folder} holds a sweep with other settings: {'; '.join(different)}. "
+            f"folder {folder} holds a run with other settings: {'; '.join(different)}. "
             "Name another folder, or the same settings to go on"
         )
 

@@ -218,7 +218,8 @@ def train(
     ----------
     checkpoint : path, optional
         Where the state is kept after every epoch. Where there is a file, training goes on from it;
-        on the CPU it then ends with the very weights of a training that was not stopped.
+        on the CPU, with as many threads as before, it then ends with the very weights of a training
+        that was not stopped.
     progress : bool
         Whether to show a progress bar.
 

@@ -114,7 +114,19 @@ class Images:
 
 
 def load(sweep: Sweep) -> Images:
-    """A sweep's images, each channel with mean 0 and variance 1 over the training set.
+    """A sweep's images; see :func:`load_pair`."""
+    return load_pair(sweep.data, sweep.n_train, sweep.seed)
+
+
+def load_pair(data: str, n_train: int | None = None, seed: int = 0) -> Images:
+    """Images to train and to test on, each channel with mean 0 and variance 1 over the former.
+
+    Parameters
+    ----------
+    data : {"mnist", "digits", "cifar10"}
+    n_train : int, optional
+        How many to train on, drawn with ``seed``, classes balanced; all by default.
+    seed : int
 
     Raises
     ------
@@ -122,7 +134,7 @@ def load(sweep: Sweep) -> Images:
         As the loader of the data does. Digits stand in for MNIST where it cannot be had; the
         result's ``note`` says so.
     """
-    parts = [_part(sweep, split) for split in ("train", "test")]
+    parts = [_part(data, split, n, seed) for split, n in (("train", n_train), ("test", None))]
     pixels = [_as_images(part) for part in parts]
     mean = pixels[0].mean(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
     scale = pixels[0].std(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
@@ -130,11 +142,10 @@ def load(sweep: Sweep) -> Images:
     return Images(X, parts[0].labels, X_test, parts[1].labels, parts[0].source, parts[0].note)
 
 
-def _part(sweep: Sweep, split: str) -> Dataset:
-    n = sweep.n_train if split == "train" else None
-    if sweep.data == "cifar10":
-        return load_cifar10(split, n=n, seed=sweep.seed)
-    return load_images(sweep.data, split, n=n, seed=sweep.seed)
+def _part(data: str, split: str, n: int | None, seed: int) -> Dataset:
+    if data == "cifar10":
+        return load_cifar10(split, n=n, seed=seed)
+    return load_images(data, split, n=n, seed=seed)
 
 
 def _as_images(part: Dataset) -> NDArray[np.float32]:

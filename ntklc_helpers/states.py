@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from .storage import NetworkFileError, from_bytes, replace_file, to_bytes
@@ -41,6 +43,7 @@ class TrainingState:
         self.path, self.settings = Path(path), dict(settings)
         self.net, self.optimizer = net, optimizer
         self.schedule, self.generator = schedule, generator
+        self._seconds, self._begun = 0.0, time.perf_counter()
 
     def write(self, step: int) -> None:
         """Keep the state after ``step`` steps, in place of an earlier one."""
@@ -52,7 +55,8 @@ class TrainingState:
         arrays = {name: value.detach().cpu().numpy() for name, value in tensors.items()}
         arrays[_GENERATOR] = self.generator.get_state().numpy()
         rate = self.optimizer.param_groups[0]["lr"]
-        about = {"settings": self.settings, "step": step, "rate": rate}
+        seconds = self._seconds + time.perf_counter() - self._begun
+        about = {"settings": self.settings, "step": step, "rate": rate, "seconds": seconds}
         replace_file(self.path, to_bytes(arrays, about))
 
     def read(self) -> int:
@@ -65,13 +69,8 @@ class TrainingState:
         """
         if not self.path.exists():
             return 0
-        try:
-            arrays, about = from_bytes(self.path.read_bytes())
-            settings, step, rate = (about[name] for name in ("settings", "step", "rate"))
-        except (NetworkFileError, KeyError) as error:
-            raise ValueError(
-                f"{self.path} is damaged ({error}); delete it to train from the start"
-            ) from error
+        arrays, about = _content(self.path)
+        settings, step, rate = (about[name] for name in ("settings", "step", "rate"))
         if settings != self.settings:
             different = [
                 f"{name} is {settings.get(name)!r} there and {self.settings.get(name)!r} here"
@@ -91,7 +90,29 @@ class TrainingState:
         # The rate is kept as it is: a schedule may have reached it by a product of many factors.
         self.schedule.load_state_dict({"last_epoch": step, "_step_count": step + 1})
         self.optimizer.param_groups[0]["lr"] = rate
+        self._seconds, self._begun = about["seconds"], time.perf_counter()
         return step
+
+
+def training_seconds(path: str | os.PathLike) -> float:
+    """Wall time of a training up to the state kept; what was lost when it was stopped is not in it.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged.
+    """
+    return float(_content(Path(path))[1]["seconds"])
+
+
+def _content(path: Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
+    try:
+        arrays, about = from_bytes(path.read_bytes())
+        if missing := {"settings", "step", "rate", "seconds"} - set(about):
+            raise NetworkFileError(f"holds no {', '.join(sorted(missing))}")
+    except NetworkFileError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it to train anew") from error
+    return arrays, about
 
 
 def digest(*tensors: torch.Tensor) -> str:

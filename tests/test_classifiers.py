@@ -18,6 +18,7 @@ from ntklc_helpers.classifiers import (
     resnet,
     train,
 )
+from ntklc_helpers.states import training_seconds
 
 
 def data(n=40, seed=0):
@@ -168,7 +169,7 @@ def test_a_stopped_training_ends_with_the_very_same_weights(schedule, tmp_path, 
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     # Called once more, it has nothing to do but to read.
     again = train(fresh(), X, y, training, seed=1, checkpoint=path)
-    assert calls == 15
+    assert calls == 15 and 0 < training_seconds(path) < 60
     assert torch.equal(again[-1].weight, whole[-1].weight)
 
 
@@ -191,7 +192,7 @@ def test_states_of_other_trainings_and_damaged_ones_are_refused(tmp_path):
     kept = bytearray(kept)
     kept[-1] ^= 1
     path.write_bytes(kept)
-    refused("state.safetensors is damaged .*delete it to train from the start")
+    refused("state.safetensors is damaged .*delete it to train anew")
 
 
 def test_an_epoch_shows_every_image_once():

@@ -186,16 +186,16 @@ def test_other_settings_are_refused(change, message, tmp_path, monkeypatch):
             run_sweep(SMALL, tmp_path / "sweep", device="cpu")
     before = contents(tmp_path / "sweep")
     settings = {name: getattr(SMALL, name) for name in SMALL.__dataclass_fields__}
-    with pytest.raises(ValueError, match=f"holds a sweep with other settings: {message}"):
+    with pytest.raises(ValueError, match=f"holds a run with other settings: {message}"):
         run_sweep(Sweep(**settings | change), tmp_path / "sweep", device="cpu")
     assert contents(tmp_path / "sweep") == before
 
 
 def test_other_folders_and_damaged_files_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds something else than a sweep"):
+    with pytest.raises(ValueError, match="holds something else than a run"):
         run_sweep(RESIDUAL, tmp_path, device="cpu")
-    with pytest.raises(ValueError, match="holds something else than a sweep"):
+    with pytest.raises(ValueError, match="holds something else than a run"):
         run_sweep(RESIDUAL, tmp_path / "notes.txt", device="cpu")
     assert contents(tmp_path) == {"notes.txt": b"mine"}
     folder = tmp_path / "sweep"

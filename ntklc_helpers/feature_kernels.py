@@ -1,0 +1,125 @@
+"""How far the features of a trained network are from what the theory assumes of data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import eigvalsh
+
+from .activations import AnyActivation
+from .comparison import relative_error
+from .equivalents import ck_equivalent, ntk_equivalent, propagate
+from .gmm import estimate_statistics
+from .kernels import limit_kernels
+from .validation import class_labels, positive_integer, sample_matrix
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureKernels:
+    """Exact kernels of some data, their equivalents, and the data's statistics.
+
+    Attributes
+    ----------
+    tau0 : float
+        τ₀, estimated within the classes.
+    t : (K,) array
+    T : (K, K) array
+    psi : (n,) array
+        Estimated as :func:`~ntklc_helpers.gmm.estimate_statistics` does; rows in the order given.
+    between : float
+        Share of the rows' mean squared norm that the class means make up; of order 1/p under the
+        theory's assumptions.
+    covariance : (p,) array
+        Eigenvalues of C°, the average covariance within classes, ascending; their mean is τ₀².
+    ck, ck_equivalent, ntk, ntk_equivalent : (n,) arrays
+        Eigenvalues, ascending.
+    ck_error, ntk_error : float
+        Of the equivalents: relative, in spectral norm.
+    """
+
+    tau0: float
+    t: FloatArray
+    T: FloatArray
+    psi: FloatArray
+    between: float
+    covariance: FloatArray
+    ck: FloatArray
+    ck_equivalent: FloatArray
+    ntk: FloatArray
+    ntk_equivalent: FloatArray
+    ck_error: float
+    ntk_error: float
+
+
+def feature_kernels(
+    X: ArrayLike, labels: ArrayLike, activations: Sequence[AnyActivation]
+) -> FeatureKernels:
+    """Compare the exact kernels of rows X, and a network's activations, with their equivalents.
+
+    Parameters
+    ----------
+    X : (n, p) array
+        At the scale of the theory, as ``normalize`` brings them.
+    labels : (n,) whole numbers 0 … K − 1
+        Every class with two rows or more.
+    activations : sequence of Activation
+        σ₁ … σ_L, without jumps.
+
+    Raises
+    ------
+    ValueError
+        If X, labels or activations are not as stated.
+    """
+    X = sample_matrix("X", X)
+    labels = class_labels("labels", labels, len(X))
+    stats = estimate_statistics(X, labels)
+    last = propagate(activations, stats.tau0)[-1]
+    equivalents = ck_equivalent(X, stats, last), ntk_equivalent(X, stats, last)
+    K, N = limit_kernels(X, activations, tau0=stats.tau0)
+    assert N is not None
+    means = np.array([X[labels == a].mean(axis=0) for a in range(labels.max() + 1)])
+    noise = X - means[labels]
+    p = X.shape[1]
+    within = eigvalsh(noise.T @ noise * (p / (len(X) - len(means))))
+    return FeatureKernels(
+        tau0=stats.tau0,
+        t=stats.t,
+        T=stats.T,
+        psi=stats.psi,
+        between=float(np.sum(means[labels] ** 2) / np.sum(X**2)),
+        covariance=within,
+        ck=eigvalsh(K),
+        ck_equivalent=equivalents[0].eigenvalues(),
+        ntk=eigvalsh(N),
+        ntk_equivalent=equivalents[1].eigenvalues(),
+        ck_error=relative_error(K, equivalents[0]),
+        ntk_error=relative_error(N, equivalents[1]),
+    )
+
+
+def balanced_rows(labels: ArrayLike, n: int, seed: int = 0) -> NDArray[np.int64]:
+    """Positions of n rows drawn at random, ⌊n/K⌋ of each class, in the order of the classes.
+
+    Raises
+    ------
+    ValueError
+        If labels are not 0 … K − 1, or a class has too few rows or none is asked for.
+    """
+    labels = class_labels("labels", labels, len(np.asarray(labels)))
+    sizes = np.bincount(labels)
+    each = positive_integer("n", n) // len(sizes)
+    if not 0 < each <= sizes.min():
+        raise ValueError(
+            f"n must be from {len(sizes)} to {len(sizes) * sizes.min()}, as many rows of each of "
+            f"{len(sizes)} classes, got {n}"
+        )
+    rng = np.random.default_rng(seed)
+    drawn = [
+        rng.choice(np.flatnonzero(labels == a), each, replace=False) for a in range(len(sizes))
+    ]
+    return np.concatenate([np.sort(rows) for rows in drawn])

@@ -1,0 +1,120 @@
+"""Records of compared heads: a CSV of the outcomes, and a JSON of all else."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .feature_kernels import FeatureKernels
+from .methods import Outcome
+from .storage import replace_file
+
+_COLUMNS = [entry.name for entry in fields(Outcome)]
+
+
+@dataclass(frozen=True, eq=False)
+class HeadsRecord:
+    """What a run found, the settings that made it and where it ran.
+
+    Attributes
+    ----------
+    outcomes : tuple of Outcome
+        One for each case, in the order of ``Heads.cases``.
+    extractor : dict
+        ``accuracy`` (in percent) and ``loss`` of the trained network on the test images, and
+        ``features``, how many it makes of one.
+    kernels : FeatureKernels
+        Of ``settings["n_kernel"]`` training images' features.
+    settings, provenance : dict
+        ``provenance["stages"]`` holds the seconds of each stage, ``settings["source"]`` the data.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    extractor: dict[str, Any]
+    kernels: FeatureKernels
+    settings: dict[str, Any]
+    provenance: dict[str, Any]
+
+    def write(self, stem: str | os.PathLike) -> None:
+        """Write ``stem.csv``, the outcomes, and ``stem.json``, all else; each whole or not."""
+        note = {
+            "settings": self.settings,
+            "provenance": self.provenance,
+            "extractor": self.extractor,
+            "kernels": plain(self.kernels),
+        }
+        lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(note[key])}" for key in note)
+        replace_file(f"{stem}.csv", table(self.outcomes))
+        replace_file(f"{stem}.json", f"{{\n{lines}\n}}\n".encode())
+
+
+def read_heads(stem: str | os.PathLike) -> HeadsRecord:
+    """The record that :meth:`HeadsRecord.write` made under ``stem``.
+
+    Raises
+    ------
+    FileNotFoundError
+        One of the two files is not there.
+    ValueError
+        A file is not such a record.
+    """
+    table, note = Path(f"{stem}.csv"), Path(f"{stem}.json")
+    try:
+        about = json.loads(note.read_text(encoding="utf-8"))
+        kernels = kernels_from(about["kernels"])
+        outcomes = outcomes_from(table.read_text(encoding="utf-8"))
+        return HeadsRecord(
+            outcomes, about["extractor"], kernels, about["settings"], about["provenance"]
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{table} and {note.name} are not the record of a run") from error
+
+
+def table(outcomes: Iterable[Outcome], seconds: Iterable[float] | None = None) -> bytes:
+    """CSV of the outcomes, and of how long each took."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if seconds is None:
+        writer.writerow(_COLUMNS)
+        writer.writerows(astuple(outcome) for outcome in outcomes)
+    else:
+        writer.writerow([*_COLUMNS, "seconds"])
+        pairs = zip(outcomes, seconds, strict=True)
+        writer.writerows([*astuple(outcome), f"{second:.3f}"] for outcome, second in pairs)
+    return text.getvalue().encode()
+
+
+def outcomes_from(text: str) -> tuple[Outcome, ...]:
+    """What :func:`table` made a CSV of."""
+    kinds = {"method": str, "width": int, "zeros": float, "seed": int}
+    kinds |= {"accuracy": float, "bytes": int}
+    return tuple(
+        Outcome(**{name: kind(row[name]) for name, kind in kinds.items()})
+        for row in csv.DictReader(io.StringIO(text))
+    )
+
+
+def plain(kernels: FeatureKernels) -> dict[str, Any]:
+    """As JSON knows it, to seven digits."""
+
+    def short(value: Any) -> Any:
+        return [short(v) for v in value] if np.ndim(value) else float(f"{value:.7g}")
+
+    return {entry.name: short(getattr(kernels, entry.name)) for entry in fields(kernels)}
+
+
+def kernels_from(about: Mapping[str, Any]) -> FeatureKernels:
+    """What :func:`plain` made a mapping of."""
+    found: dict[str, Any] = {
+        name: np.array(value) if isinstance(value, list) else float(value)
+        for name, value in about.items()
+    }
+    return FeatureKernels(**found)
