@@ -252,15 +252,11 @@ def train(
     net.train()
     device, low = X.device.type, training.autocast == "bfloat16"
     model = torch.compile(net) if training.compile and device == "cuda" else net
-    steps = tqdm(
-        range(first, training.steps),
-        initial=first,
-        total=training.steps,
-        desc="training",
-        leave=False,
-        disable=not progress,
-    )
-    for step in steps:
+    # Without progress; with it, what the environment says of bars holds.
+    quiet = {} if progress else {"disable": True}
+    left = range(first, training.steps)
+    bar = tqdm(left, "training", training.steps, leave=False, initial=first, **quiet)
+    for step in bar:
         place = step % per_epoch
         if place == 0:
             order = torch.randperm(len(X), generator=generator).to(X.device)

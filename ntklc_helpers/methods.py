@@ -197,7 +197,9 @@ def compare(
         If a case is not as :class:`Case` says.
     """
     matchings: dict[str, Matching] = {}
-    bar = tqdm(cases, desc="networks", leave=False, disable=not progress)
+    # Without progress; with it, what the environment says of bars holds.
+    quiet = {} if progress else {"disable": True}
+    bar = tqdm(cases, desc="networks", leave=False, **quiet)
     for case in bar:
         bar.set_postfix_str(f"{case.method}, width {case.width}")
         staircases = case.method not in FLOAT_METHODS
