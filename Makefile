@@ -20,11 +20,12 @@ PAGES := $(shell find book -type f -not -path 'book/notebooks/*' -not -path 'boo
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help env book parameters test test-browser lab bench gpu-record colab lint clean FORCE
+.PHONY: help env book parameters again test test-browser lab bench gpu-record colab lint clean FORCE
 MAKEFLAGS += --no-builtin-rules
 
 help:
 	@echo "make book   run the chapters and build the book (PROFILE=smoke, cpu or gpu; now $(PROFILE))"
+	@echo "make again  run the chapters a second time and compare all that they show, but for times"
 	@echo "make test   run the tests, which also build the whole book in the smoke profile"
 	@echo "make test-browser  read every page of that book in chromium, without a network"
 	@echo "make lab    open the chapters' sources in JupyterLab"
@@ -82,6 +83,13 @@ build/records.json: $(filter-out $(LEDGER),$(EXECUTED))
 
 $(HTML): $(EXECUTED) $(PAGES) _config.yml book/colophon.py | $(INSTALLED)
 	@$(BUILD) pages
+
+# A chapter that shows something else the second time is an error; `make -k again` runs all.
+AGAIN ?= $(CHAPTERS)
+again: $(AGAIN:%=build/again/%.ipynb)
+
+build/again/%.ipynb: book/notebooks/%.ipynb
+	@$(BUILD) again $*
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m 'not browser'

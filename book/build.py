@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import colophon
+import compare
 import yaml
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ EXECUTED = Path("book/notebooks")
 HTML = Path("book/_build/html")
 PARAMETERS = Path("build/parameters")
 RUNNING = Path("build/running")
+AGAIN = Path("build/again")
 FAILED = Path("build/failed")
 PAGES = Path("build/pages")
 RECORDS = Path("build/records.json")
@@ -140,21 +142,26 @@ def write_if_changed(path: Path, text: str) -> None:
         temporary.replace(path)
 
 
-def run_chapter(stem: str) -> None:
-    """Execute one chapter into ``book/notebooks/``, or keep what ran under ``build/failed/``."""
+def run_chapter(stem: str, again: bool = False) -> None:
+    """Execute one chapter into ``book/notebooks/``, or keep what ran under ``build/failed/``.
+
+    A chapter run again goes into ``build/again/``, if it shows what it showed the first time.
+    """
     os.environ.update(ENVIRONMENT)
     os.environ.pop("MPLBACKEND", None)
     import nbformat
     import papermill
 
     record = json.loads((PARAMETERS / f"{stem}.json").read_text(encoding="utf-8"))
-    for folder in (RUNNING, EXECUTED):
+    place = AGAIN if again else EXECUTED
+    for folder in (RUNNING, place):
         folder.mkdir(parents=True, exist_ok=True)
     running, started = RUNNING / f"{stem}.ipynb", time.time_ns()
     about = colophon.record(record["profile"])
     running.unlink(missing_ok=True)
     position = f"{chapters().index(stem) + 1}/{len(chapters())}"
-    print(f"[{position}] {stem} ({record['profile']}) … ", end="", flush=True)
+    when = f"{record['profile']}, again" if again else record["profile"]
+    print(f"[{position}] {stem} ({when}) … ", end="", flush=True)
     try:
         notebook = papermill.execute_notebook(
             SOURCES / f"{stem}.ipynb",
@@ -169,12 +176,17 @@ def run_chapter(stem: str) -> None:
         skipped = unexecuted_cell(notebook)
         if skipped is not None:
             raise BuildError(f"{stem} ended early: cell {skipped} and what follows did not run")
+        if again:
+            first = nbformat.read(EXECUTED / running.name, as_version=4)
+            found = compare.differences(first, notebook)
+            if found:
+                raise BuildError(f"{stem} showed something else the second time\n{found}")
     except Exception as error:
         print("failed", flush=True)
         raise BuildError(f"{explain(stem, error)}\n{keep_failed(running)}") from error
     nbformat.write(tidy(notebook, about), running)
     os.utime(running, ns=(started, started))
-    running.replace(EXECUTED / running.name)
+    running.replace(place / running.name)
     (FAILED / running.name).unlink(missing_ok=True)
     print(f"{(time.time_ns() - started) / 1e9:.0f} s", flush=True)
 
@@ -343,6 +355,8 @@ def main(arguments: list[str]) -> int:
             step, inputs = write_parameters, [profile]
         case ["chapter", stem]:
             step, inputs = run_chapter, [stem]
+        case ["again", stem]:
+            step, inputs = run_chapter, [stem, True]
         case ["records", *stems]:
             step, inputs = write_records, [stems]
         case ["pages"]:
@@ -351,7 +365,8 @@ def main(arguments: list[str]) -> int:
             step, inputs = write_colab_cells, []
         case _:
             print(
-                "usage: build.py parameters PROFILE | chapter NAME | records NAMES | pages | colab",
+                "usage: build.py parameters PROFILE | chapter NAME | again NAME | records NAMES "
+                "| pages | colab",
                 file=sys.stderr,
             )
             return 2

@@ -61,7 +61,7 @@ def read(folder: str | os.PathLike[str]) -> dict[str, Values]:
     Raises
     ------
     ValueError
-        If a file is not a notebook, or its ledger cell did not print one line of JSON.
+        If a file is not a notebook, or a ledger cell of it did not print one line of JSON.
     """
     found = {}
     for path in sorted(Path(folder).glob("[0-9][0-9]_*.ipynb")):
@@ -76,10 +76,13 @@ def read(folder: str | os.PathLike[str]) -> dict[str, Values]:
 
 
 def _values(cells: Sequence[Mapping[str, Any]]) -> Values:
-    streams = [out["text"] for cell in cells for out in cell["outputs"] if "text" in out]
-    values = json.loads("".join("".join(text) for text in streams))
-    if not isinstance(values, dict):
-        raise ValueError(f"expected named numbers, got {values!r}")
+    values: dict[str, Any] = {}
+    for cell in cells:
+        streams = [out["text"] for out in cell["outputs"] if "text" in out]
+        named = json.loads("".join("".join(text) for text in streams))
+        if not isinstance(named, dict):
+            raise ValueError(f"expected named numbers, got {named!r}")
+        values |= named
     return values
 
 

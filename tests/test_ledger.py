@@ -15,13 +15,17 @@ from hypothesis import strategies as st
 from ntklc_helpers.ledger import Claim, Verdict, mean_spread, read, record, span
 
 
-def executed(folder, stem, printed, tags=("ledger",)):
-    code = nbformat.v4.new_code_cell("record()", id="cell")
-    code.metadata["tags"] = list(tags)
-    code.outputs = [nbformat.v4.new_output("stream", name="stdout", text=t) for t in printed]
+def executed(folder, stem, *cells, tags=("ledger",)):
+    """A notebook of one cell for each list of texts, which it printed."""
+    recording = []
+    for number, printed in enumerate(cells):
+        code = nbformat.v4.new_code_cell("record()", id=f"cell{number}")
+        code.metadata["tags"] = list(tags)
+        code.outputs = [nbformat.v4.new_output("stream", name="stdout", text=t) for t in printed]
+        recording.append(code)
     other = nbformat.v4.new_code_cell("print(1)", id="other")
     other.outputs = [nbformat.v4.new_output("stream", name="stdout", text="not this\n")]
-    nbformat.write(nbformat.v4.new_notebook(cells=[other, code]), folder / f"{stem}.ipynb")
+    nbformat.write(nbformat.v4.new_notebook(cells=[other, *recording]), folder / f"{stem}.ipynb")
 
 
 numbers = st.floats(allow_nan=False) | st.integers(-(2**53), 2**53) | st.booleans() | st.text()
@@ -43,6 +47,11 @@ def test_numpy_is_recorded_as_numbers(capsys):
     assert values == {"a": 0.5, "b": [0, 1, 2], "c": math.inf, "d": True, "e": {"x": 2}}
     with pytest.raises(TypeError, match="record takes numbers, strings, lists and dicts"):
         record(a=object())
+
+
+def test_a_chapter_may_record_in_several_cells(tmp_path):
+    executed(tmp_path, "01_first", ['{"a": 1}'], ['{"b": 2}'])
+    assert read(tmp_path) == {"01_first": {"a": 1, "b": 2}}
 
 
 def test_chapters_without_a_record_are_left_out(tmp_path):
