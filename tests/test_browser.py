@@ -68,11 +68,13 @@ def address(html):
 
 @pytest.fixture(scope="session")
 def browser():
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    assert chromium, (
-        "these tests need chromium: apt-get install chromium, or name it with CHROMIUM="
-    )
     with sync_playwright() as playwright:
+        own = playwright.chromium.executable_path
+        chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or own
+        assert Path(chromium).is_file(), (
+            "these tests need chromium: apt-get install chromium, "
+            "python -m playwright install chromium, or name it with CHROMIUM="
+        )
         running = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         yield running
         running.close()

@@ -82,20 +82,47 @@ def test_a_workflow_asks_for_little_and_caches(path):
 
 def test_what_the_workflows_run():
     runs = {path.stem: [s["run"] for s in steps(path) if "run" in s] for path in WORKFLOWS}
-    assert runs["test"] == ["make env", "make lint", "make test"]
+    browser = ".venv/bin/python -m playwright install --with-deps chromium"
+    assert runs["test"] == ["make env", "make lint", "make test", browser, "make test-browser"]
     assert set(parsed(WORKFLOWS[-1])["on"]) == {
         "push",
         "pull_request",
     }
-    assert runs["nightly"] == runs["pages"] == ["make book PROFILE=cpu"]
+    assert runs["pages"] == ["make book PROFILE=cpu"]
+    read = "make test-browser BOOK=book/_build/html"
+    assert runs["nightly"] == [*runs["pages"], browser, read, "make -k again PROFILE=cpu"]
     nightly = parsed(ROOT / ".github/workflows/nightly.yml")["on"]
     assert re.fullmatch(r"\d+ \d+ \* \* \*", nightly["schedule"][0]["cron"])
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for command in sum(runs.values(), []):
         if command.startswith("make "):
-            assert command.split()[1] in targets
+            assert next(word for word in command.split()[1:] if word != "-k") in targets
         else:
-            assert (ROOT / command).is_file()
+            assert command == browser
+
+
+def test_pages_are_published_from_the_book_that_was_built():
+    build, deploy = parsed(ROOT / ".github/workflows/pages.yml")["jobs"].values()
+    *_, upload = build["steps"]
+    assert upload["uses"].startswith("actions/upload-pages-artifact@")
+    assert upload["with"]["path"] == "book/_build/html"
+    assert deploy["needs"] == "build" and deploy["environment"]["name"] == "github-pages"
+    assert deploy["permissions"] == {"pages": "write", "id-token": "write"}
+    assert [step["uses"].split("@")[0] for step in deploy["steps"]] == ["actions/deploy-pages"]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_what_is_downloaded_is_kept(path):
+    kept = {
+        step["with"]["path"]: step["with"]["key"]
+        for step in steps(path)
+        if step.get("uses", "").startswith("actions/cache@")
+    }
+    wanted = {"test": {"ms-playwright"}, "nightly": {"ms-playwright", "ntklc"}, "pages": {"ntklc"}}
+    assert {Path(name).name for name in kept} == wanted[path.stem]
+    for key in kept.values():
+        for name in re.findall(r"'(\S+?)'", key):
+            assert (ROOT / name).is_file()
 
 
 def test_the_hooks_are_those_of_lint():
