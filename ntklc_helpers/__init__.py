@@ -36,7 +36,7 @@ from .published import sigma_q_solution, sigma_t_solutions
 from .quantizers import linear_share_bound
 from .readout import READOUT_DTYPES, Readout, fit_readout
 from .storage import NetworkFileError
-from .straight_through import TernaryNetwork, clipped_relu, train_ternary
+from .straight_through import clipped_relu, train_ternary
 from .ternary import (
     TernaryMatrix,
     draw_ternary,
@@ -45,6 +45,7 @@ from .ternary import (
     ternary_entropy,
     unpack_ternary,
 )
+from .ternary_network import TernaryNetwork
 from .training import Training, hidden_sparsity, prune_and_finetune, train_dense
 from .vgg import convolutional_features
 

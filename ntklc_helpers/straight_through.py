@@ -9,7 +9,6 @@ t ↦ E σ(t + wξ), ξ ~ N(0, 1), whose derivative is Σ_j jump_j φ((t − thr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,121 +18,25 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from .activations import Quantized
-from .compressed import CompressedNetwork
-from .layers import TernaryLayer
 from .networks import RandomMLP
-from .readout import Readout
-from .ternary import TernaryMatrix
-from .training import Labelled, LabelledData, Options, Training, minimise
+from .optimise import Labelled, LabelledData, Options, minimise
+from .ternary_network import (
+    TernaryNetwork,
+    TorchLayer,
+    affine,
+    check_ternary,
+    codes_on_grid,
+    staircase,
+    ternary_layers,
+)
+from .training import Training
 from .validation import positive, positive_integer
 
 # A ranking costs as much as a matrix product; between two of them the cut stays where it is.
 _STEPS_PER_RANKING = 10
 _PROBE = 1024
-_MOST_CODES = 256
 _NODES_PER_WIDTH = 64
 _REACH = 6.0
-
-
-@dataclass(frozen=True, eq=False)
-class TorchLayer:
-    """z = σ(scale · W z_prev + bias), W of −1, 0 and 1, σ a staircase.
-
-    Attributes
-    ----------
-    weights : (d, d_prev) int8 tensor
-    scale : float
-    bias : (d,) float tensor
-        Holds the centring of the layer before, too.
-    activation : Quantized
-    """
-
-    weights: torch.Tensor
-    scale: float
-    bias: torch.Tensor
-    activation: Quantized
-
-
-@dataclass(frozen=True, eq=False)
-class TernaryNetwork:
-    """Ternary layers and a float readout on the levels of the last.
-
-    Attributes
-    ----------
-    layers : tuple of TorchLayer
-    readout : (K, d_L) float tensor
-    readout_bias : (K,) float tensor
-    """
-
-    layers: tuple[TorchLayer, ...]
-    readout: torch.Tensor
-    readout_bias: torch.Tensor
-
-    @property
-    def sparsity(self) -> tuple[float, ...]:
-        """Share of zero weights, layer by layer."""
-        return tuple((layer.weights == 0).double().mean().item() for layer in self.layers)
-
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Levels (n, d_L) of the last layer, for a float tensor x of shape (n, p)."""
-        return ternary_features(self.layers, x)
-
-    def compressed(self) -> CompressedNetwork:
-        """The same network, to run on integers and to save; its classes are 0 … K − 1."""
-        layers = [
-            TernaryLayer(
-                weights=TernaryMatrix.from_dense(layer.weights.cpu().numpy()),
-                scale=layer.scale,
-                thresholds=np.array(layer.activation.thresholds),
-                levels=np.array(layer.activation.levels),
-                offset=layer.bias.cpu().numpy(),
-            )
-            for layer in self.layers
-        ]
-        weights, bias = self.readout.cpu().numpy().T, self.readout_bias.cpu().numpy()
-        return CompressedNetwork(layers, Readout.from_weights(weights, bias, np.arange(len(bias))))
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (n, K), for a float tensor x of shape (n, p)."""
-        return nn.functional.linear(self.features(x), self.readout, self.readout_bias)
-
-
-def ternary_features(layers: Sequence[TorchLayer], x: torch.Tensor) -> torch.Tensor:
-    """Levels (n, d_L) of the last of some ternary layers, for a float tensor x (n, p).
-
-    Levels on a uniform grid pass from layer to layer as whole (or half) numbers, whose sums are
-    exact: from the second layer on, neither batch, device nor order of summation shows.
-    """
-    unit = 1.0
-    for layer in layers:
-        u = _affine(x, layer.weights.to(x.dtype), layer.scale * unit, layer.bias.to(x.dtype))
-        unit, codes = _grid(layer.activation)
-        x = _staircase(layer.activation, codes, u)
-    return unit * x
-
-
-def ternary_layers(net: RandomMLP) -> tuple[TorchLayer, ...]:
-    """The layers of a random network with ternary weights and staircases.
-
-    ``(ternary_features(ternary_layers(net), x) - net.centres[-1]) / √d_L`` are ``net.features``.
-
-    Raises
-    ------
-    ValueError
-        If the weights are not ternary, or an activation is not a staircase.
-    """
-    _check_ternary(net)
-    size = (1 - net.sparsity) ** -0.5
-    fan = (1, *net.widths)
-    centres = (0.0, *net.centres)
-    layers = []
-    for W, activation, d, centre in zip(net.matrices, net.activations, fan, centres, strict=False):
-        assert isinstance(activation, Quantized)
-        signs, scale = torch.sign(W), size / math.sqrt(d)
-        layers.append(
-            TorchLayer(signs.to(torch.int8), scale, -scale * centre * signs.sum(1), activation)
-        )
-    return tuple(layers)
 
 
 def clipped_relu(levels: int, top: float) -> Quantized:
@@ -204,7 +107,7 @@ def train_ternary(
         If an argument is out of range, labels do not fit, or ``net`` is not ternary or constant
         on X.
     """
-    _check_ternary(net)
+    check_ternary(net)
     learning_rate = positive("learning_rate", learning_rate)
     latent_rate = positive("latent_rate", latent_rate)
     smoothing = positive("smoothing", smoothing)
@@ -241,7 +144,7 @@ class _Latent(nn.Module):
     ) -> None:
         super().__init__()
         self.start, self.dtype = ternary_layers(net), dtype
-        self.grids = [_grid(layer.activation) for layer in self.start]
+        self.grids = [codes_on_grid(layer.activation) for layer in self.start]
         units = [1.0, *(unit for unit, _ in self.grids)]
         self.centres = [m / u for m, u in zip((0.0, *net.centres), units, strict=True)]
         self.gains = [layer.scale * u for layer, u in zip(self.start, units, strict=False)]
@@ -262,7 +165,7 @@ class _Latent(nn.Module):
                 unit, codes = self.grids[i]
                 self.spreads.append(u.std().item())
                 self.slopes.append(_Slope.of(layer.activation, smoothing * self.spreads[i], unit))
-                sample = _staircase(layer.activation, codes, u)
+                sample = staircase(layer.activation, codes, u)
         z = sample * self.grids[-1][0]
         self.mean, self.scale = z.mean().item(), z.std().item()
         if not (self.scale > 0 and min(self.spreads) > 0):
@@ -312,7 +215,7 @@ class _TernaryProduct(torch.autograd.Function):
         W = _ternarised(latent, cut)
         ctx.save_for_backward(x, W)
         ctx.constants = gain, centre, dtype
-        return _affine(x, W, gain, _centred_bias(W, bias, gain, centre))
+        return affine(x, W, gain, _centred_bias(W, bias, gain, centre))
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple:
@@ -331,7 +234,7 @@ class _SurrogateStaircase(torch.autograd.Function):
     def forward(ctx: Any, u, stairs, codes, slope) -> torch.Tensor:
         ctx.save_for_backward(u)
         ctx.slope = slope
-        return _staircase(stairs, codes, u)
+        return staircase(stairs, codes, u)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple:
@@ -361,31 +264,8 @@ class _Slope:
         return self.values.to(u.device, u.dtype)[node]
 
 
-def _affine(x: torch.Tensor, W: torch.Tensor, gain: float, bias: torch.Tensor) -> torch.Tensor:
-    return gain * (x @ W.T) + bias
-
-
 def _centred_bias(W: torch.Tensor, bias: torch.Tensor, gain: float, centre: float) -> torch.Tensor:
     return bias - gain * centre * W.sum(1)
-
-
-def _staircase(stairs: Quantized, codes: Sequence[float], u: torch.Tensor) -> torch.Tensor:
-    thresholds = torch.tensor(stairs.thresholds, dtype=u.dtype, device=u.device)
-    return torch.tensor(codes, dtype=u.dtype, device=u.device)[torch.bucketize(u, thresholds)]
-
-
-def _grid(stairs: Quantized) -> tuple[float, tuple[float, ...]]:
-    """(unit, codes) with levels = unit · codes: whole or half codes if the levels are on a grid."""
-    levels = np.array(stairs.levels)
-    gaps = np.diff(np.unique(levels))
-    if len(gaps):
-        unit = float(gaps.min())
-        codes = np.round(2 * levels / unit) / 2
-        if np.abs(codes).max() <= _MOST_CODES and np.allclose(
-            unit * codes, levels, rtol=0, atol=1e-9 * unit
-        ):
-            return unit, tuple(codes.tolist())
-    return 1.0, stairs.levels
 
 
 def _ternarised(latent: torch.Tensor, cut: float) -> torch.Tensor:
@@ -416,10 +296,3 @@ def _gaussian_latents(signs: NDArray, rng: np.random.Generator) -> nn.Parameter:
     latent[~kept] = rng.permutation(sizes[:dropped]) * rng.choice([-1, 1], dropped)
     latent[kept] = rng.permutation(sizes[dropped:]) * signs[kept]
     return nn.Parameter(torch.from_numpy(latent))
-
-
-def _check_ternary(net: RandomMLP) -> None:
-    if net.weights != "ternary":
-        raise ValueError(f"net must have weights='ternary', got {net.weights!r}")
-    if names := [a.name for a in net.activations if not isinstance(a, Quantized)]:
-        raise ValueError(f"net must have a Quantized activation in every layer, got {names}")

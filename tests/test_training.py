@@ -9,15 +9,13 @@ from sklearn.linear_model import LogisticRegression
 import ntklc_helpers as nh
 from ntklc_helpers.straight_through import (
     _cut,
-    _grid,
     _Latent,
     _Slope,
     _SurrogateStaircase,
     _ternarised,
     _TernaryProduct,
-    ternary_features,
-    ternary_layers,
 )
+from ntklc_helpers.ternary_network import codes_on_grid, ternary_features, ternary_layers
 
 RELU = nh.activation("relu")
 MATCHED = nh.match([RELU] * 2, tau0=1.0, levels=8, grid="uniform").activations
@@ -118,7 +116,7 @@ def test_gradient_of_the_ternary_product_is_straight_through():
 
 @pytest.mark.parametrize("stairs", [*MATCHED, nh.sigma_t(-0.5, 1.0, -2.0), nh.activation("sign")])
 def test_gradient_of_a_staircase_is_that_of_its_gaussian_smoothing(stairs):
-    unit, codes = _grid(stairs)
+    unit, codes = codes_on_grid(stairs)
     width, u = 0.4, torch.linspace(-9, 9, 301, dtype=torch.float64, requires_grad=True)
     value = _SurrogateStaircase.apply(u, stairs, codes, _Slope.of(stairs, width, unit))
     np.testing.assert_allclose(unit * value.detach(), stairs(u.detach()), rtol=1e-12)
@@ -150,11 +148,11 @@ def test_a_cut_keeps_exactly_that_many_even_among_ties(kept):
 
 def test_levels_on_a_grid_are_whole_or_half_units():
     for stairs in (*MATCHED, nh.clipped_relu(5, 2.0), nh.activation("sign"), nh.sigma_t(-1, 1, -2)):
-        unit, codes = _grid(stairs)
+        unit, codes = codes_on_grid(stairs)
         np.testing.assert_allclose(unit * np.array(codes), stairs.levels, rtol=1e-12)
         assert all(float(2 * code).is_integer() for code in codes)
     free = nh.Quantized((0.0, 1.0), (0.0, 1.0, 3.14159))
-    assert _grid(free) == (1.0, free.levels)
+    assert codes_on_grid(free) == (1.0, free.levels)
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9])
