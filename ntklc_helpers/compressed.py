@@ -16,7 +16,7 @@ from .layers import TernaryLayer, WeightStorage
 from .matching import Matching
 from .readout import READOUT_ARRAYS, Readout, fit_readout, labels
 from .storage import NetworkFileError, from_bytes, replace_file, to_bytes
-from .ternary import pack_ternary, ternary_entropy
+from .ternary import ternary_entropy
 from .validation import sample_matrix
 
 
@@ -214,9 +214,12 @@ class CompressedNetwork:
         readout = 0 if self.readout is None else self.readout.weights.size
         biases = 0 if self.readout is None else self.readout.bias.size
         drawn = all(layer.drawn is not None for layer in self.layers)
-        packed = sum(pack_ternary(layer.weights).nbytes for layer in self.layers)
+        content = self.to_bytes("packed")
+        arrays, _ = from_bytes(content)
+        streams = (".unary", ".low", ".signs")
+        packed = sum(array.nbytes for name, array in arrays.items() if name.endswith(streams))
         return Memory(
-            packed_file=len(self.to_bytes("packed")),
+            packed_file=len(content),
             seed_file=len(self.to_bytes("seed")) if drawn else None,
             resident=sum(layer.nbytes for layer in self._prepared)
             + (0 if self.readout is None else self.readout.nbytes),
