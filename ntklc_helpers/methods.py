@@ -24,8 +24,8 @@ from .matching import Matching, match
 from .networks import RandomMLP
 from .pruned import MagnitudePrunedMLP, PrunedMLP
 from .readout import Readout, fit_readout
-from .straight_through import ternary_features, ternary_layers
 from .ternary import TernaryMatrix, pack_ternary, pruned_bytes
+from .ternary_network import ternary_features, ternary_layers
 from .validation import class_labels, sample_matrix
 
 DEPTH = 3
