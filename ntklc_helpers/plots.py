@@ -14,6 +14,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike, NDArray
 
 from .comparison import PowerLaw
@@ -194,4 +195,5 @@ def falling_error(
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xticks(list(x), [f"{value:g}" for value in x])
-    ax.minorticks_off()
+    # Minor ticks stay on the axis of errors: within one decade they are the only labels but one.
+    ax.xaxis.set_minor_locator(NullLocator())
