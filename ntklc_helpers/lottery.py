@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from .checkpoints import claim_folder, read_chain, write_chain
 from .classifiers import Training, build, evaluate, train
-from .datasets import Dataset, load_cifar10, load_images
+from .datasets import Dataset, load_images
 from .pruning import apply_masks, masks, prune_globally, rewind, snapshot, sparsity
 from .records import Level, Record, device_name, provenance
 from .validation import positive_integer, seed_number
@@ -118,7 +118,9 @@ def load(sweep: Sweep) -> Images:
     return load_pair(sweep.data, sweep.n_train, sweep.seed)
 
 
-def load_pair(data: str, n_train: int | None = None, seed: int = 0) -> Images:
+def load_pair(
+    data: str, n_train: int | None = None, seed: int = 0, stand_in: bool = False
+) -> Images:
     """Images to train and to test on, each channel with mean 0 and variance 1 over the former.
 
     Parameters
@@ -127,25 +129,25 @@ def load_pair(data: str, n_train: int | None = None, seed: int = 0) -> Images:
     n_train : int, optional
         How many to train on, drawn with ``seed``, classes balanced; all by default.
     seed : int
+    stand_in : bool
+        Whether digits may stand in for CIFAR-10 where it cannot be had, as they do for MNIST; the
+        result's ``note`` then says so.
 
     Raises
     ------
     DataError, ValueError
-        As the loader of the data does. Digits stand in for MNIST where it cannot be had; the
-        result's ``note`` says so.
+        As the loader of the data does; ``MissingDataError`` for CIFAR-10 without ``stand_in``.
     """
-    parts = [_part(data, split, n, seed) for split, n in (("train", n_train), ("test", None))]
+    fallback = stand_in or data == "mnist"
+    parts = [
+        load_images(data, split, n=n, seed=seed, fallback=fallback)
+        for split, n in (("train", n_train), ("test", None))
+    ]
     pixels = [_as_images(part) for part in parts]
     mean = pixels[0].mean(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
     scale = pixels[0].std(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
     X, X_test = ((p - mean.astype(p.dtype)) / scale.astype(p.dtype) for p in pixels)
     return Images(X, parts[0].labels, X_test, parts[1].labels, parts[0].source, parts[0].note)
-
-
-def _part(data: str, split: str, n: int | None, seed: int) -> Dataset:
-    if data == "cifar10":
-        return load_cifar10(split, n=n, seed=seed)
-    return load_images(data, split, n=n, seed=seed)
 
 
 def _as_images(part: Dataset) -> NDArray[np.float32]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ntklc_helpers import lottery, sweep
+from ntklc_helpers import MissingDataError, lottery, sweep
 from ntklc_helpers.checkpoints import read_chain
 from ntklc_helpers.classifiers import Training, build, evaluate, train
 from ntklc_helpers.lottery import Sweep, run_chain, run_sweep
@@ -329,3 +329,11 @@ def test_parting_level():
 def test_missing_levels_are_nan():
     record = Record((Level("random", 1, 0, 1.0, 0.5, 1.0, 0.1, {}),), {}, {})
     assert np.isnan(record.of("random")[0, 0]) and record.of("random")[0, 1] == 0.5
+
+
+def test_digits_stand_in_for_photographs_only_when_asked(tmp_path, monkeypatch):
+    monkeypatch.setenv("NTKLC_DATA", str(tmp_path))
+    with pytest.raises(MissingDataError, match="CIFAR-10"):
+        lottery.load_pair("cifar10")
+    images = lottery.load_pair("cifar10", 2000, stand_in=True)
+    assert images.X.shape[1:] == (1, 8, 8) and "CIFAR-10 is not available" in images.note
