@@ -74,6 +74,9 @@ $(EXECUTED): book/notebooks/%.ipynb: notebooks/%.ipynb build/parameters/%.json \
 book/notebooks/12_cifar10.ipynb: $(wildcard book/results/cifar10_*)
 book/notebooks/14_random_pruning.ipynb: $(wildcard book/results/pruning_*)
 
+# Losses on photographs stand beside those on MNIST.
+book/notebooks/12_cifar10.ipynb: book/notebooks/11_mnist.ipynb
+
 # The ledger reads the numbers that all other chapters recorded, and runs again when one changed.
 LEDGER := book/notebooks/18_ledger.ipynb
 $(LEDGER): build/records.json
