@@ -74,15 +74,14 @@ $(EXECUTED): book/notebooks/%.ipynb: notebooks/%.ipynb build/parameters/%.json \
 book/notebooks/12_cifar10.ipynb: $(wildcard book/results/cifar10_*)
 book/notebooks/14_random_pruning.ipynb: $(wildcard book/results/pruning_*)
 
-# Losses on photographs stand beside those on MNIST.
-book/notebooks/12_cifar10.ipynb: book/notebooks/11_mnist.ipynb
+# A chapter that shows others' numbers runs again when one of these changed, not when a sentence did:
+# each run puts down what it recorded, and leaves the file alone where that is the same.
+build/recorded/%.json: book/notebooks/%.ipynb
+	@test -f $@ || $(BUILD) recorded $*
 
-# The ledger reads the numbers that all other chapters recorded, and runs again when one changed.
-LEDGER := book/notebooks/18_ledger.ipynb
-$(LEDGER): build/records.json
-
-build/records.json: $(filter-out $(LEDGER),$(EXECUTED))
-	@$(BUILD) records $(basename $(notdir $^))
+book/notebooks/12_cifar10.ipynb: build/recorded/11_mnist.json
+LEDGER := 18_ledger
+book/notebooks/$(LEDGER).ipynb: $(patsubst %,build/recorded/%.json,$(filter-out $(LEDGER),$(CHAPTERS)))
 
 $(HTML): $(EXECUTED) $(PAGES) _config.yml book/colophon.py | $(INSTALLED)
 	@$(BUILD) pages

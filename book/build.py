@@ -33,7 +33,7 @@ RUNNING = Path("build/running")
 AGAIN = Path("build/again")
 FAILED = Path("build/failed")
 PAGES = Path("build/pages")
-RECORDS = Path("build/records.json")
+RECORDED = Path("build/recorded")
 
 KERNEL = "python3"
 # The same run for everyone: no settings of the user's own, no progress bars on the pages.
@@ -119,19 +119,21 @@ def write_parameters(profile_name: str) -> None:
         write_if_changed(path, text)
 
 
-def write_records(stems: list[str]) -> None:
-    """Put down what the executed chapters recorded for the ledger, if it changed.
+def write_recorded(stem: str, notebook: dict) -> None:
+    """Put down what an executed chapter recorded, if it changed.
 
-    The ledger is made from this file, so that a chapter in which only words changed leaves it.
+    What shows these numbers is made from this file, so that a chapter in which only words changed
+    leaves it as it is.
     """
-    records = {}
-    for stem in stems:
-        notebook = json.loads((EXECUTED / f"{stem}.ipynb").read_text(encoding="utf-8"))
-        cells = [c for c in notebook["cells"] if "ledger" in c["metadata"].get("tags", [])]
-        lines = [output.get("text", []) for cell in cells for output in cell["outputs"]]
-        records[stem] = "".join("".join(line) for line in lines)
-    RECORDS.parent.mkdir(parents=True, exist_ok=True)
-    write_if_changed(RECORDS, json.dumps(records, indent=1))
+    cells = [c for c in notebook["cells"] if "ledger" in c["metadata"].get("tags", [])]
+    lines = [output.get("text", []) for cell in cells for output in cell["outputs"]]
+    RECORDED.mkdir(parents=True, exist_ok=True)
+    write_if_changed(RECORDED / f"{stem}.json", "".join("".join(line) for line in lines))
+
+
+def write_recorded_again(stem: str) -> None:
+    """As :func:`write_recorded`, from the chapter as it stands in the book."""
+    write_recorded(stem, json.loads((EXECUTED / f"{stem}.ipynb").read_text(encoding="utf-8")))
 
 
 def write_if_changed(path: Path, text: str) -> None:
@@ -186,6 +188,9 @@ def run_chapter(stem: str, again: bool = False) -> None:
         raise BuildError(f"{explain(stem, error)}\n{keep_failed(running)}") from error
     nbformat.write(tidy(notebook, about), running)
     os.utime(running, ns=(started, started))
+    if not again:
+        # First the numbers: a build stopped between the two runs the chapter once more.
+        write_recorded(stem, notebook)
     running.replace(place / running.name)
     (FAILED / running.name).unlink(missing_ok=True)
     print(f"{(time.time_ns() - started) / 1e9:.0f} s", flush=True)
@@ -357,15 +362,15 @@ def main(arguments: list[str]) -> int:
             step, inputs = run_chapter, [stem]
         case ["again", stem]:
             step, inputs = run_chapter, [stem, True]
-        case ["records", *stems]:
-            step, inputs = write_records, [stems]
+        case ["recorded", stem]:
+            step, inputs = write_recorded_again, [stem]
         case ["pages"]:
             step, inputs = build_pages, []
         case ["colab"]:
             step, inputs = write_colab_cells, []
         case _:
             print(
-                "usage: build.py parameters PROFILE | chapter NAME | again NAME | records NAMES "
+                "usage: build.py parameters PROFILE | chapter NAME | again NAME | recorded NAME "
                 "| pages | colab",
                 file=sys.stderr,
             )
