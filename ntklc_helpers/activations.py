@@ -129,7 +129,7 @@ class Quantized:
     def _lookup(self, x: torch.Tensor) -> torch.Tensor:
         thresholds = torch.tensor(self.thresholds, dtype=x.dtype, device=x.device)
         levels = torch.tensor(self.levels, dtype=x.dtype, device=x.device)
-        return levels[torch.bucketize(x, thresholds)]
+        return levels[torch.bucketize(x.contiguous(), thresholds)]
 
     def derivative(self, x: Any) -> Any:
         """Almost-everywhere derivative: zero."""
