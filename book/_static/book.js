@@ -8,10 +8,10 @@ function boxWideFormulas() {
   }
 }
 
-// Figures of several panels keep their size on a phone; the others fit.
+// Figures whose labels would be too small to read when fitted to a phone keep their size there.
 function markBroadFigures() {
   for (const image of document.querySelectorAll("figure img")) {
-    image.classList.toggle("broad", image.naturalWidth > 1.8 * image.naturalHeight);
+    image.classList.toggle("broad", image.naturalWidth > 750);
   }
 }
 
