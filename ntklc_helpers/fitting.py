@@ -27,6 +27,9 @@ _STEPS = 200
 _PULL = 1e-3
 # A relative difference that counts when two fits are compared: rounding must decide nothing.
 _FALL = 1e-10
+# Unknowns are rounded to these parts of the residual and of 1: see :func:`levenberg`.
+_GRAIN = 2.0**-20
+_FLOOR = 2.0**-27
 _SHORT = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 
 
@@ -36,11 +39,17 @@ def levenberg(
     repair: Repair,
     steps: int,
     stall: float = 1e-8,
+    floor: float = 0.0,
 ) -> tuple[FloatArray, float]:
     """Least squares by minimum-norm Levenberg–Marquardt steps; (unknowns, norm of the residual).
 
     ``residual`` returns e (k,) and its Jacobian (k, n); ``repair`` brings a trial step back to
     where it is defined. Steps end when one takes less than ``stall`` of the sum of squares off.
+
+    Where there are more unknowns than residuals, steps along directions that hardly matter magnify
+    the last digits, which depend on the processor, a little more each time. So every step ends on
+    a grid 2⁻²⁰ of the residual wide, ``floor`` at least (both in units of the residual): last
+    digits are dropped before they can grow.
     """
     e, jacobian = residual(unknowns)
     damping = 1e-3
@@ -50,8 +59,10 @@ def levenberg(
         accepted = False
         # Not by J Jᵀ, whose small eigenvalues are rounding where J loses rank.
         left, size, right = np.linalg.svd(jacobian, full_matrices=False)
+        grain = _grain(e, jacobian, floor)
         while not accepted and damping < 1e8:
-            trial = repair(unknowns - (size / (size**2 + damping) * (e @ left)) @ right)
+            step = (size / (size**2 + damping) * (e @ left)) @ right
+            trial = repair(np.round((unknowns - step) / grain) * grain)
             # A trial may lose all its variance: its residual is then NaN, and never less.
             with np.errstate(divide="ignore", invalid="ignore"):
                 new_e, new_jacobian = residual(trial)
@@ -65,6 +76,12 @@ def levenberg(
         if stalled:
             break
     return unknowns, float(np.sqrt(e @ e))
+
+
+def _grain(e: FloatArray, jacobian: FloatArray, floor: float) -> float:
+    """A power of 2: unknowns moved by it move the residual by next to nothing of its size."""
+    size = max(_GRAIN * float(np.linalg.norm(e)), floor)
+    return float(2.0 ** np.floor(np.log2(size / max(float(np.linalg.norm(jacobian)), size))))
 
 
 def least(candidates: Sequence[T], cost: Callable[[T], float]) -> T:
@@ -125,7 +142,7 @@ def _largest_part(
     def repaired(z: FloatArray) -> FloatArray:
         return np.append(repair(z[:-1]), max(z[-1], 0.0))
 
-    z, _ = levenberg(pulled, np.append(unknowns, t), repaired, 2 * _STEPS, stall=1e-9)
+    z, _ = levenberg(pulled, np.append(unknowns, t), repaired, 2 * _STEPS, stall=1e-9, floor=_FLOOR)
     most = min(float(z[-1]), 1.0)
     # Two roots meet at the largest t, where a last digit of t moves them by its square root.
     for short in (0.0, *_SHORT) if most == 1.0 else _SHORT:
