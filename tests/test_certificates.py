@@ -13,7 +13,7 @@ from ntklc_helpers.bounds import (
     reach,
 )
 from ntklc_helpers.certificates import certify, certify_all, joint_bound, least_norm
-from ntklc_helpers.chains import _contributions
+from ntklc_helpers.chains import _affine, _contributions, _directions, _lines, _room, refuted
 from ntklc_helpers.fitting import fit_layer, fit_network, network_shares
 from ntklc_helpers.matching import match
 from ntklc_helpers.quantizers import Staircase, demanded_shares, linear_share_bound
@@ -171,6 +171,42 @@ def test_contributions_make_up_the_coefficients():
     value[3] = abs(value[3])
     np.testing.assert_allclose(alpha1 * np.array(made), value, rtol=1e-12)
     assert b[0] == pytest.approx(a[0] / 2, rel=1e-12)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 5])
+def test_contributions_that_are_free_leave_the_sums_alone(depth):
+    along_a, along_b = _directions(depth)
+    ranks = np.stack([np.ones(depth), np.arange(1, depth + 1)], axis=1)
+    assert along_a.shape == along_b.shape == (2 * depth - 5 if depth > 2 else 0, depth)
+    assert np.all(along_a @ ranks == 0) and np.all(along_b @ ranks == 0)
+    assert np.all(along_a[:, 0] == 2 * along_b[:, 0])
+    free = np.hstack([along_a[:, 2:], along_b[:, 3:]])
+    np.testing.assert_array_equal(free, np.eye(len(free)))
+
+
+def test_no_box_around_a_network_is_emptied():
+    """Networks of staircases that hold nearly all they can: their own boxes must survive."""
+    rng, nearest = np.random.default_rng(5), np.inf
+    for name, depth in (("silu", 4), ("silu", 5), ("gelu", 4), ("leaky_relu", 3)):
+        layers = np.stack([stair.shares()[0] for stair in match_stairs(name, depth)])
+        a, b, ends = _contributions(layers)
+        own = np.append(a[2:], b[3:])
+        along_a, along_b = _directions(depth)
+        reach = rng.uniform(0, 1, (2, 40, len(own))) ** 3 * own * rng.choice([0, 0.1, 1], (40, 1))
+        ranges = [_affine(-reach[0], reach[1], *x) for x in ((along_a, a), (along_b, b))]
+        boxes = [tuple(np.maximum(end, 0) for end in x) for x in ranges]
+        rooms = _room(*boxes, ends, _lines([16] * depth))
+        assert np.all(rooms >= 1)
+        nearest = min(nearest, rooms.min())
+    assert nearest < 1.02
+
+
+@pytest.mark.parametrize("depth", [4, 5])
+def test_chain_proof_reaches_all_depths_of_the_sweep(depth):
+    """The original is refuted with its own levels' number, and not with twice as many."""
+    shares = shares_of(["silu"] * depth, 1.0)
+    assert refuted(shares, [16] * depth)
+    assert not refuted(shares, [32] * depth)
 
 
 def test_certificate_holds_wherever_an_exact_match_exists():
