@@ -29,6 +29,7 @@ Line = tuple[float, float, float]
 
 # Any angles in [0, π/2], weights and bins make a proof; these make it sharp enough.
 _ANGLES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, np.pi / 2)
+_TURNS = (-0.02, 0.0, 0.02)
 _WEIGHTS = (*(1 + np.geomspace(1.0, 300.0, 7)), np.inf)
 _BINS = 500
 _MOST_BOXES = 50_000
@@ -44,7 +45,7 @@ def room(shares: FloatArray, levels: Sequence[int]) -> float:
     """
     a, b, ends = _contributions(shares)
     ratios = _ratios((a[None], a[None]), (b[None], b[None]), ends)
-    return float(np.prod(_most_linear(a[None], *ratios, _lines(levels))) / ends[0])
+    return float(np.prod(_most_linear(a[None], *ratios, _lines(shares, levels))) / ends[0])
 
 
 def refuted(shares: FloatArray, levels: Sequence[int]) -> bool:
@@ -52,7 +53,7 @@ def refuted(shares: FloatArray, levels: Sequence[int]) -> bool:
     if room(shares, levels) >= 1 - SAFETY:
         return False
     a, b, ends = _contributions(shares)
-    lines = _lines(levels)
+    lines = _lines(shares, levels)
     along_a, along_b = _directions(len(levels))
     # A₂ ≥ 0 and B₂ ≥ 0 bound all the others.
     before = np.arange(len(levels))
@@ -99,13 +100,18 @@ def _affine(low: FloatArray, high: FloatArray, slope: FloatArray, at_0: FloatArr
     return at_0 + low @ up + high @ down, at_0 + high @ up + low @ down
 
 
-def _lines(levels: Sequence[int]) -> list[list[Line]]:
-    """The bounds of each layer; first those at θ = 0."""
-    most = [(0.0, np.inf, linear_share_bound(m) + SAFETY) for m in levels]
-    turns = [(float(angle), float(weight)) for angle in _ANGLES for weight in _WEIGHTS]
+def _lines(shares: FloatArray, levels: Sequence[int]) -> list[list[Line]]:
+    """The bounds of each layer: at angles of a grid, and at those near the original's own."""
+    own = np.arctan2(np.abs(shares[:, 1]), np.abs(shares[:, 0]))
+    near = np.clip(own[:, None] + np.array(_TURNS), 0.0, np.pi / 2)
     return [
-        [first, *((*turn, float(reach(*turn, _BINS)[m - 1])) for turn in turns)]
-        for first, m in zip(most, levels, strict=True)
+        [(0.0, np.inf, linear_share_bound(m) + SAFETY)]
+        + [
+            (float(angle), float(weight), float(reach(float(angle), float(weight), _BINS)[m - 1]))
+            for angle in (*_ANGLES, *angles)
+            for weight in _WEIGHTS
+        ]
+        for angles, m in zip(near, levels, strict=True)
     ]
 
 

@@ -25,6 +25,7 @@ T = TypeVar("T")
 _SCREENING_STEPS = 25
 _STEPS = 200
 _PULL = 1e-3
+_BEND = 0.02
 # A relative difference that counts when two fits are compared: rounding must decide nothing.
 _FALL = 1e-10
 # Unknowns are rounded to these parts of the residual and of 1: see :func:`levenberg`.
@@ -205,9 +206,10 @@ def network_starts(
     target = network_shares([demanded_shares(g) for g in moments])
     if target[0] < 1e-9:
         return
-    linear = activation("linear")
-    unit = gaussian_moments(linear, 1.0)
-    others = [next(starts(linear, unit, m, uniform)) for m in levels[1:]]
+    # r₂ does not change to first order where it is 0: a bend lets the others leave the line.
+    bent = activation(lambda t: t + _BEND * t**2, name="bent")
+    unit = gaussian_moments(bent, 1.0)
+    others = [next(starts(bent, unit, m, uniform)) for m in levels[1:]]
     rest = np.prod([linear_share_bound(m) for m in levels[1:]])
     a, g, m = layers[0]
     wanted = np.array([np.sqrt(target[0] / rest), np.sqrt(target[2] / rest), g.norm_gain])

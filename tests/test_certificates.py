@@ -195,7 +195,7 @@ def test_no_box_around_a_network_is_emptied():
         reach = rng.uniform(0, 1, (2, 40, len(own))) ** 3 * own * rng.choice([0, 0.1, 1], (40, 1))
         ranges = [_affine(-reach[0], reach[1], *x) for x in ((along_a, a), (along_b, b))]
         boxes = [tuple(np.maximum(end, 0) for end in x) for x in ranges]
-        rooms = _room(*boxes, ends, _lines([16] * depth))
+        rooms = _room(*boxes, ends, _lines(layers, [16] * depth))
         assert np.all(rooms >= 1)
         nearest = min(nearest, rooms.min())
     assert nearest < 1.02
@@ -235,6 +235,7 @@ def test_certificate_names_bound_and_levels():
         (["erf"] * 3, 1.0, "norm"),
         (["silu"] * 2, 1.0, "chain"),
         (["silu"] * 3, 1.0, "chain"),
+        (["softplus"] * 2, 3.0, "chain"),
     ],
 )
 def test_what_the_conjugate_kernel_does_not_see_may_be_impossible(names, tau0, kind):
