@@ -187,7 +187,7 @@ def test_contributions_that_are_free_leave_the_sums_alone(depth):
 def test_no_box_around_a_network_is_emptied():
     """Networks of staircases that hold nearly all they can: their own boxes must survive."""
     rng, nearest = np.random.default_rng(5), np.inf
-    for name, depth in (("silu", 4), ("silu", 5), ("gelu", 4), ("leaky_relu", 3)):
+    for name, depth in (("silu", 5), ("leaky_relu", 3)):
         layers = np.stack([stair.shares()[0] for stair in match_stairs(name, depth)])
         a, b, ends = _contributions(layers)
         own = np.append(a[2:], b[3:])
