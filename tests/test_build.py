@@ -338,6 +338,8 @@ def start_and_kill(folder, seen, how=signal.SIGKILL, may_end=False):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        # What a shell starts in the background ignores interrupts, and so would the build.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait_for(seen)
     assert may_end or process.poll() is None
@@ -346,7 +348,7 @@ def start_and_kill(folder, seen, how=signal.SIGKILL, may_end=False):
     process.wait()
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
