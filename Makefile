@@ -19,7 +19,10 @@ PAGES := $(shell find book -type f -not -path 'book/notebooks/*' -not -path 'boo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+# A chapter uses all cores, so one runs at a time; PARALLEL=1 lets -j run more, each on few threads.
+ifndef PARALLEL
 .NOTPARALLEL:
+endif
 .PHONY: help env book parameters again test test-browser lab bench gpu-record colab lint clean FORCE
 MAKEFLAGS += --no-builtin-rules
 

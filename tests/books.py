@@ -8,6 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "build/smoke"
+# Two chapters at a time, each on the one thread that the environment below allows.
+TWO_AT_A_TIME = ("-j2", "-Otarget", "PARALLEL=1", "PROFILE=smoke")
 # What make leaves in a folder, and a listing without git would take for sources.
 MADE = {"build", "_build", ".git", ".hypothesis", ".venv", "__pycache__"} | {Path(sys.prefix).name}
 
@@ -76,6 +78,6 @@ def update(folder):
 def smoke_book():
     """The folder of the book in the smoke profile, with only what changed built again."""
     update(KEPT)
-    result = make(KEPT, "book", "PROFILE=smoke")
+    result = make(KEPT, "book", *TWO_AT_A_TIME)
     assert result.returncode == 0, result.stdout
     return KEPT
