@@ -31,7 +31,7 @@ from .validation import class_labels, sample_matrix
 DEPTH = 3
 DENSE, PUBLISHED = "dense", "published"
 FLOAT_METHODS = (DENSE, "random pruning", "magnitude pruning", "ternary, ReLU")
-"""Methods that keep ReLU: in 32 bits a weight, of all weights or of those kept; or ternary."""
+"""Methods that keep ReLU, with weights of 32 bits, all of them or those kept, or ternary ones."""
 
 # Rows on which a network checks the scale of its data.
 _PROBE = 2000
