@@ -70,14 +70,16 @@ def test_ties_do_not_pass_a_threshold(digits):
     X = digits[0]
     net = nh.RandomMLP(64, [90, 70, 50], [nh.activation("tanh")] * 3, 1.0)
     small = nh.compress(net, X, levels=16, sparsity=0.0, seed=9)
-    h, ties = X, 0
+    h, ties = X, []
     for layer in small.layers:
         u = layer.scale * h @ layer.weights.to_dense().T
         above = u[:, :, None] - layer.thresholds
-        ties += np.count_nonzero(np.abs(above) < 1e-12)
+        ties.append(np.count_nonzero(np.abs(above) < 1e-12, axis=(1, 2)))
         h = layer.levels[np.count_nonzero(above > 1e-12, axis=2)]
-    assert ties > 100
-    np.testing.assert_allclose(small.features(X), h, atol=1e-8, rtol=1e-7)
+    # The first layer adds floats: where these should cancel, rounding decides.
+    whole = ties[0] == 0
+    assert np.mean(whole) > 0.9 and ties[1][whole].sum() > 100 and ties[2][whole].sum() > 100
+    np.testing.assert_allclose(small.features(X)[whole], h[whole], atol=1e-8, rtol=1e-7)
 
 
 def test_hidden_layers_after_the_first_run_on_integers(small):
