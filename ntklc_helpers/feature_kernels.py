@@ -82,7 +82,7 @@ def feature_kernels(
     equivalents = ck_equivalent(X, stats, last), ntk_equivalent(X, stats, last)
     K, N = limit_kernels(X, activations, tau0=stats.tau0)
     assert N is not None
-    means = np.array([X[labels == a].mean(axis=0) for a in range(labels.max() + 1)])
+    means = _class_means(X, labels)
     noise = X - means[labels]
     p = X.shape[1]
     within = eigvalsh(noise.T @ noise * (p / (len(X) - len(means))))
@@ -91,7 +91,7 @@ def feature_kernels(
         t=stats.t,
         T=stats.T,
         psi=stats.psi,
-        between=float(np.sum(means[labels] ** 2) / np.sum(X**2)),
+        between=between_classes(X, labels),
         covariance=within,
         ck=eigvalsh(K),
         ck_equivalent=equivalents[0].eigenvalues(),
@@ -100,6 +100,16 @@ def feature_kernels(
         ck_error=relative_error(K, equivalents[0]),
         ntk_error=relative_error(N, equivalents[1]),
     )
+
+
+def between_classes(X: FloatArray, labels: NDArray[np.int64]) -> float:
+    """Share of the mean squared norm of centred rows X, (n, p), that their class means make up."""
+    means = _class_means(X, labels)
+    return float(np.sum(means[labels] ** 2) / np.sum(X**2))
+
+
+def _class_means(X: FloatArray, labels: NDArray[np.int64]) -> FloatArray:
+    return np.array([X[labels == a].mean(axis=0) for a in range(labels.max() + 1)])
 
 
 def balanced_rows(labels: ArrayLike, n: int, seed: int = 0) -> NDArray[np.int64]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from . import sweep
 from .classifiers import Training
 from .heads import Heads, HeadsRecord, run_heads
+from .records import carry_out
 
 _SMOKE = Training(steps=120, batch_size=50, learning_rate=0.1, schedule="one_cycle", nesterov=True)
 PRESETS = {
@@ -86,18 +87,15 @@ def heads_main(arguments: Sequence[str]) -> int:
     def report(line: str) -> None:
         print(f"[{time.perf_counter() - begun:6.0f} s] {line}", flush=True)
 
-    try:
-        record = run_heads(
+    record, status = carry_out(
+        lambda: run_heads(
             chosen_heads(options), options.output, device=options.device, report=report
-        )
-        Path(options.record).parent.mkdir(parents=True, exist_ok=True)
-        record.write(options.record)
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"Stopped. The same command goes on from {options.output}", file=sys.stderr)
-        return 130
+        ),
+        options.output,
+        options.record,
+    )
+    if record is None:
+        return status
     report(f"wrote {options.record}.csv and {options.record}.json")
     _summary(record)
     return 0

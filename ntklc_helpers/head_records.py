@@ -8,13 +8,13 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .feature_kernels import FeatureKernels
 from .methods import Outcome
+from .records import read_files
 from .storage import replace_file
 
 _COLUMNS = [entry.name for entry in fields(Outcome)]
@@ -66,16 +66,15 @@ def read_heads(stem: str | os.PathLike) -> HeadsRecord:
     ValueError
         A file is not such a record.
     """
-    table, note = Path(f"{stem}.csv"), Path(f"{stem}.json")
-    try:
-        about = json.loads(note.read_text(encoding="utf-8"))
+
+    def made(table: str, about: dict[str, Any]) -> HeadsRecord:
         kernels = kernels_from(about["kernels"])
-        outcomes = outcomes_from(table.read_text(encoding="utf-8"))
+        outcomes = outcomes_from(table)
         return HeadsRecord(
             outcomes, about["extractor"], kernels, about["settings"], about["provenance"]
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{table} and {note.name} are not the record of a run") from error
+
+    return read_files(stem, made, "a run")
 
 
 def table(outcomes: Iterable[Outcome], seconds: Iterable[float] | None = None) -> bytes:

@@ -8,10 +8,12 @@ import json
 import os
 import platform
 import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +22,16 @@ from numpy.typing import ArrayLike, NDArray
 from .storage import replace_file
 
 FloatArray = NDArray[np.float64]
+
+
+class Writable(Protocol):
+    """A record that can be put on disk."""
+
+    def write(self, stem: str | os.PathLike) -> None: ...
+
+
+Made = TypeVar("Made", bound=Writable)
+Kept = TypeVar("Kept")
 
 COLUMNS = ("strategy", "replicate", "level", "left", "accuracy", "loss", "seconds")
 _LAYER = "left:"
@@ -104,14 +116,51 @@ def read_record(stem: str | os.PathLike) -> Record:
     ValueError
         A file is not such a record.
     """
+
+    def made(table: str, about: dict[str, Any]) -> Record:
+        levels = tuple(_level(row) for row in csv.DictReader(io.StringIO(table)))
+        return Record(levels, about["settings"], about["provenance"])
+
+    return read_files(stem, made, "a sweep")
+
+
+def read_files(
+    stem: str | os.PathLike, made: Callable[[str, dict[str, Any]], Kept], what: str
+) -> Kept:
+    """What ``made`` makes of the text of ``stem.csv`` and the content of ``stem.json``.
+
+    Raises
+    ------
+    FileNotFoundError
+        One of the two files is not there.
+    ValueError
+        They are not the record of ``what``.
+    """
     table, note = Path(f"{stem}.csv"), Path(f"{stem}.json")
     try:
         about = json.loads(note.read_text(encoding="utf-8"))
-        with table.open(encoding="utf-8", newline="") as lines:
-            levels = tuple(_level(row) for row in csv.DictReader(lines))
-        return Record(levels, about["settings"], about["provenance"])
+        return made(table.read_text(encoding="utf-8"), about)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{table} and {note.name} are not the record of a sweep") from error
+        raise ValueError(f"{table} and {note.name} are not the record of {what}") from error
+
+
+def carry_out(run: Callable[[], Made], folder: Path, stem: str | None) -> tuple[Made | None, int]:
+    """A command's run, its record written under ``stem``, and its exit status; None if it failed.
+
+    A failure is told in one line, an interruption with how to go on in ``folder``.
+    """
+    try:
+        record = run()
+        if stem:
+            Path(stem).parent.mkdir(parents=True, exist_ok=True)
+            record.write(stem)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return None, 1
+    except KeyboardInterrupt:
+        print(f"Stopped. The same command goes on from {folder}", file=sys.stderr)
+        return None, 130
+    return record, 0
 
 
 def _level(row: dict[str, str]) -> Level:

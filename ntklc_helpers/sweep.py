@@ -14,6 +14,7 @@ from pathlib import Path
 
 from .classifiers import Training
 from .lottery import Sweep, run_sweep
+from .records import carry_out
 
 _CIFAR = Training(steps=2_910, batch_size=512, learning_rate=0.2, weight_decay=1e-4, augment=True)
 PRESETS = {
@@ -56,19 +57,15 @@ def chosen_sweep(arguments: argparse.Namespace) -> Sweep:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    try:
-        record = run_sweep(
+    record, status = carry_out(
+        lambda: run_sweep(
             chosen_sweep(options), options.output, n_jobs=options.jobs, device=options.device
-        )
-        if options.record:
-            Path(options.record).parent.mkdir(parents=True, exist_ok=True)
-            record.write(options.record)
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"Stopped. The same command goes on from {options.output}", file=sys.stderr)
-        return 130
+        ),
+        options.output,
+        options.record,
+    )
+    if record is None:
+        return status
     for strategy in record.settings["strategies"]:
         accuracy = record.of(strategy)
         print(f"{strategy}: accuracy {accuracy[0].mean():.2%} dense, ", end="")
