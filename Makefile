@@ -73,7 +73,7 @@ $(EXECUTED): book/notebooks/%.ipynb: notebooks/%.ipynb build/parameters/%.json \
     $(wildcard ntklc_helpers/*.py)
 	@$(BUILD) chapter $*
 
-# Records of GPU runs are shown beside what runs here.
+# Records of long runs are shown beside what runs here.
 book/notebooks/12_cifar10.ipynb: $(wildcard book/results/cifar10_*)
 book/notebooks/14_random_pruning.ipynb: $(wildcard book/results/pruning_*)
 

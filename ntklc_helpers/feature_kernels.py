@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import eigvalsh
+from scipy.linalg import eigvalsh, svdvals
 
 from .activations import AnyActivation
-from .comparison import relative_error
-from .equivalents import ck_equivalent, ntk_equivalent, propagate
+from .comparison import leading_eigenpairs, relative_error
+from .equivalents import ck_equivalent, propagate
 from .gmm import estimate_statistics
 from .kernels import limit_kernels
 from .validation import class_labels, positive_integer, sample_matrix
@@ -19,14 +19,18 @@ from .validation import class_labels, positive_integer, sample_matrix
 FloatArray = NDArray[np.float64]
 
 
+CLASSES, ONE_CLASS = "classes", "one class"
+"""The two readings: with the labels, and with all rows in one class, as staircases are matched."""
+
+
 @dataclass(frozen=True, eq=False)
 class FeatureKernels:
-    """Exact kernels of some data, their equivalents, and the data's statistics.
+    """The exact conjugate kernel of some data, its equivalent, and the statistics behind it.
 
     Attributes
     ----------
     tau0 : float
-        τ₀, estimated within the classes.
+        τ₀, estimated within the classes of the reading.
     t : (K,) array
     T : (K, K) array
     psi : (n,) array
@@ -36,10 +40,13 @@ class FeatureKernels:
         theory's assumptions.
     covariance : (p,) array
         Eigenvalues of C°, the average covariance within classes, ascending; their mean is τ₀².
-    ck, ck_equivalent, ntk, ntk_equivalent : (n,) arrays
+    exact, equivalent : (n,) arrays
         Eigenvalues, ascending.
-    ck_error, ntk_error : float
-        Of the equivalents: relative, in spectral norm.
+    error : float
+        Of the equivalent: relative, in spectral norm.
+    cosines : array
+        Principal cosines between the planes of the leading eigenvectors of both, one fewer than
+        there are labels, descending.
     """
 
     tau0: float
@@ -48,27 +55,30 @@ class FeatureKernels:
     psi: FloatArray
     between: float
     covariance: FloatArray
-    ck: FloatArray
-    ck_equivalent: FloatArray
-    ntk: FloatArray
-    ntk_equivalent: FloatArray
-    ck_error: float
-    ntk_error: float
+    exact: FloatArray
+    equivalent: FloatArray
+    error: float
+    cosines: FloatArray
 
 
 def feature_kernels(
     X: ArrayLike, labels: ArrayLike, activations: Sequence[AnyActivation]
-) -> FeatureKernels:
-    """Compare the exact kernels of rows X, and a network's activations, with their equivalents.
+) -> dict[str, FeatureKernels]:
+    """Compare the conjugate kernel of rows X, and a network's activations, with its equivalent.
 
     Parameters
     ----------
     X : (n, p) array
         At the scale of the theory, as ``normalize`` brings them.
     labels : (n,) whole numbers 0 … K − 1
-        Every class with two rows or more.
+        Two classes or more, every one with two rows or more.
     activations : sequence of Activation
         σ₁ … σ_L, without jumps.
+
+    Returns
+    -------
+    dict
+        The readings ``CLASSES`` and ``ONE_CLASS``.
 
     Raises
     ------
@@ -77,11 +87,25 @@ def feature_kernels(
     """
     X = sample_matrix("X", X)
     labels = class_labels("labels", labels, len(X))
+    directions = int(labels.max())
+    if not directions:
+        raise ValueError("labels must be of two classes or more, got one")
+    return {
+        CLASSES: _reading(X, labels, activations, directions),
+        ONE_CLASS: _reading(X, np.zeros_like(labels), activations, directions),
+    }
+
+
+def _reading(
+    X: FloatArray,
+    labels: NDArray[np.int64],
+    activations: Sequence[AnyActivation],
+    directions: int,
+) -> FeatureKernels:
     stats = estimate_statistics(X, labels)
-    last = propagate(activations, stats.tau0)[-1]
-    equivalents = ck_equivalent(X, stats, last), ntk_equivalent(X, stats, last)
-    K, N = limit_kernels(X, activations, tau0=stats.tau0)
-    assert N is not None
+    equivalent = ck_equivalent(X, stats, propagate(activations, stats.tau0)[-1])
+    K, _ = limit_kernels(X, activations, tau0=stats.tau0, ntk=False)
+    planes = leading_eigenpairs(K, directions)[1], equivalent.leading(directions)[1]
     means = _class_means(X, labels)
     noise = X - means[labels]
     p = X.shape[1]
@@ -93,12 +117,10 @@ def feature_kernels(
         psi=stats.psi,
         between=between_classes(X, labels),
         covariance=within,
-        ck=eigvalsh(K),
-        ck_equivalent=equivalents[0].eigenvalues(),
-        ntk=eigvalsh(N),
-        ntk_equivalent=equivalents[1].eigenvalues(),
-        ck_error=relative_error(K, equivalents[0]),
-        ntk_error=relative_error(N, equivalents[1]),
+        exact=eigvalsh(K),
+        equivalent=equivalent.eigenvalues(),
+        error=relative_error(K, equivalent),
+        cosines=svdvals(planes[0].T @ planes[1]),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .feature_kernels import FeatureKernels
+from .feature_kernels import CLASSES, ONE_CLASS, FeatureKernels
 from .methods import Outcome
 from .records import read_files
 from .storage import replace_file
@@ -31,15 +31,15 @@ class HeadsRecord:
     extractor : dict
         ``accuracy`` (in percent) and ``loss`` of the trained network on the test images, and
         ``features``, how many it makes of one.
-    kernels : FeatureKernels
-        Of ``settings["n_kernel"]`` training images' features.
+    kernels : dict of FeatureKernels
+        Of ``settings["n_kernel"]`` training images' features: with classes, and as one class.
     settings, provenance : dict
         ``provenance["stages"]`` holds the seconds of each stage, ``settings["source"]`` the data.
     """
 
     outcomes: tuple[Outcome, ...]
     extractor: dict[str, Any]
-    kernels: FeatureKernels
+    kernels: dict[str, FeatureKernels]
     settings: dict[str, Any]
     provenance: dict[str, Any]
 
@@ -101,17 +101,24 @@ def outcomes_from(text: str) -> tuple[Outcome, ...]:
     )
 
 
-def plain(kernels: FeatureKernels) -> dict[str, Any]:
-    """As JSON knows it, to seven digits."""
+def plain(kernels: Mapping[str, FeatureKernels]) -> dict[str, Any]:
+    """As JSON knows them, to seven digits."""
 
     def short(value: Any) -> Any:
         return [short(v) for v in value] if np.ndim(value) else float(f"{value:.7g}")
 
-    return {entry.name: short(getattr(kernels, entry.name)) for entry in fields(kernels)}
+    return {
+        reading: {entry.name: short(getattr(found, entry.name)) for entry in fields(found)}
+        for reading, found in kernels.items()
+    }
 
 
-def kernels_from(about: Mapping[str, Any]) -> FeatureKernels:
+def kernels_from(about: Mapping[str, Any]) -> dict[str, FeatureKernels]:
     """What :func:`plain` made a mapping of."""
+    return {reading: _kernels_from(about[reading]) for reading in (CLASSES, ONE_CLASS)}
+
+
+def _kernels_from(about: Mapping[str, Any]) -> FeatureKernels:
     found: dict[str, Any] = {
         name: np.array(value) if isinstance(value, list) else float(value)
         for name, value in about.items()

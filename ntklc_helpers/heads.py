@@ -2,8 +2,7 @@
 
 Four stages, each kept in a folder when it is done, and so on the way: the network is trained (its
 state after every epoch), it makes features of all images, every case of the comparison of methods
-is measured (a row each), and the kernels of some of the features are compared with their
-equivalents.
+is measured (a row each), and the kernel of some of the features is compared with its equivalent.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ class Heads:
     n_seeds : int
         Draws of every random network.
     n_kernel : int
-        Training images whose kernels are compared with the equivalents.
+        Training images whose conjugate kernel is compared with its equivalent.
     seed : int
         Of everything that is drawn; heads have the seeds from it on.
 
@@ -245,10 +244,10 @@ def _compared(
 
 def _compared_kernels(
     heads: Heads, task: Task, folder: Path, report: Report
-) -> tuple[FeatureKernels, float]:
+) -> tuple[dict[str, FeatureKernels], float]:
     path = folder / _KERNELS
     if not path.exists():
-        report(f"kernels of {heads.n_kernel:,} images' features and their equivalents")
+        report(f"the kernel of {heads.n_kernel:,} images' features and its equivalent")
         start = time.perf_counter()
         rows = balanced_rows(task.y, heads.n_kernel, heads.seed)
         relus = [activation("relu")] * DEPTH

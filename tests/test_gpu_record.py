@@ -1,7 +1,8 @@
 """Records of a chapter: made in stages, stopped and gone on with, refused where settings differ."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from ntklc_helpers import classifiers, gpu_record, heads, methods
 from ntklc_helpers.classifiers import Training
-from ntklc_helpers.feature_kernels import balanced_rows
+from ntklc_helpers.feature_kernels import CLASSES, ONE_CLASS, balanced_rows
 from ntklc_helpers.head_records import read_heads
 from ntklc_helpers.heads import Heads, run_heads
 from ntklc_helpers.lottery import one_thread
@@ -42,8 +43,9 @@ def contents(folder):
 
 
 def same(kernels, others):
-    for name in vars(kernels):
-        a, b = getattr(kernels, name), getattr(others, name)
+    assert list(kernels) == list(others) == [CLASSES, ONE_CLASS]
+    for reading, name in product(kernels, vars(kernels[CLASSES])):
+        a, b = getattr(kernels[reading], name), getattr(others[reading], name)
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(a).max())
 
 
@@ -77,7 +79,8 @@ def test_a_run_measures_every_case_on_the_network_s_features(whole):
     assert again.bytes == outcome.bytes
     assert again.accuracy == pytest.approx(outcome.accuracy, abs=200 / len(images.y_test))
     chosen = balanced_rows(images.y, 60, 3)
-    assert len(record.kernels.ck) == 60 and np.bincount(images.y[chosen]).tolist() == [6] * 10
+    assert len(record.kernels[CLASSES].exact) == 60 and len(record.kernels[CLASSES].t) == 10
+    assert np.bincount(images.y[chosen]).tolist() == [6] * 10
     assert set(record.provenance["stages"]) == {"training", "extraction", "methods", "kernels"}
     assert record.provenance["device"] == "cpu" and record.settings["seed"] == 3
     assert record.settings["source"] == "scikit-learn digits, train part"
@@ -208,6 +211,7 @@ def test_the_command_makes_the_record_of_chapter_12(whole, tmp_path, capsys):
     record = read_heads(tmp_path / "res/cifar10_vgg19")
     assert record.settings["widths"] == [20] and record.settings["training"]["steps"] == 6
     assert len(record.outcomes) == 6 + 4 + 0
+    assert gpu_record.preset_of(record.settings) is None
     assert gpu_record.main([*arguments, "--seed", "1"]) == 1
     assert "seed is 0 there and 1 here" in capsys.readouterr().err
 
@@ -236,8 +240,11 @@ def test_the_command_makes_the_records_of_chapter_14(tmp_path, capsys):
     assert "--only must be one of pruning_resnet20, pruning_resnet50" in capsys.readouterr().err
 
 
-def test_the_published_run_is_as_published():
-    published = gpu_record.PRESETS["published"]
-    assert (published.network, published.data) == ("vgg19", "cifar10")
-    assert published.training.steps == 60 * (50_000 // published.training.batch_size)
-    assert published.sparsity == 0.9 and 16 in published.levels
+@pytest.mark.parametrize(("preset", "epochs"), [("published", 60), ("two-cores", 16)])
+def test_runs_of_vgg19_take_as_many_epochs_as_is_said(preset, epochs):
+    run = gpu_record.PRESETS[preset]
+    assert (run.network, run.data) == ("vgg19", "cifar10")
+    assert run.training.steps == epochs * (50_000 // run.training.batch_size)
+    assert run.sparsity == 0.9 and 16 in run.levels
+    settings = json.loads(json.dumps(asdict(run))) | {"source": "CIFAR-10"}
+    assert gpu_record.preset_of(settings) == preset
