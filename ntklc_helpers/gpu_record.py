@@ -7,11 +7,10 @@ with other settings on the same folder it refuses, and writes nothing.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ _TRAINING = {"steps": int, "batch_size": int, "learning_rate": float}
 
 def heads_parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m ntklc_helpers.gpu_record 12_cifar10")
-    made.add_argument("--preset", choices=PRESETS, default="published", help="what is run")
+    made.add_argument("--preset", choices=PRESETS, default="published")
     made.add_argument("--output", type=Path, required=True)
     made.add_argument("--record", required=True)
     made.add_argument("--device", choices=["cpu", "cuda"])
@@ -89,7 +88,7 @@ def chosen_heads(options: argparse.Namespace) -> Heads:
 def preset_of(settings: Mapping[str, Any]) -> str | None:
     """The name of the preset that a record's settings are of; None for others."""
     for name, heads in PRESETS.items():
-        if json.loads(json.dumps(asdict(heads))).items() <= settings.items():
+        if heads.plain().items() <= settings.items():
             return name
     return None
 

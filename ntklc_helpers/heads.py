@@ -97,6 +97,10 @@ class Heads:
         positive_integer("n_kernel", self.n_kernel)
         seed_number(self.seed)
 
+    def plain(self) -> dict[str, Any]:
+        """All settings as JSON knows them, and as a record keeps them."""
+        return json.loads(json.dumps(asdict(self)))
+
     def cases(self) -> tuple[Case, ...]:
         """All networks that are compared."""
         seeds = range(self.seed, self.seed + self.n_seeds)
@@ -140,7 +144,7 @@ def run_heads(
     if place.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {str(place)!r} was asked for, and there is no CUDA here")
     images = load_pair(heads.data, heads.n_train, heads.seed)
-    settings = json.loads(json.dumps(asdict(heads))) | {
+    settings = heads.plain() | {
         "source": images.source,
         "n_images": [len(images.X), len(images.X_test)],
     }

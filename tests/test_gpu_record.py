@@ -1,7 +1,7 @@
 """Records of a chapter: made in stages, stopped and gone on with, refused where settings differ."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -246,5 +246,5 @@ def test_runs_of_vgg19_take_as_many_epochs_as_is_said(preset, epochs):
     assert (run.network, run.data) == ("vgg19", "cifar10")
     assert run.training.steps == epochs * (50_000 // run.training.batch_size)
     assert run.sparsity == 0.9 and 16 in run.levels
-    settings = json.loads(json.dumps(asdict(run))) | {"source": "CIFAR-10"}
+    settings = json.loads(json.dumps(run.plain())) | {"source": "CIFAR-10"}
     assert gpu_record.preset_of(settings) == preset
