@@ -10,20 +10,11 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 BIN := $(VENV)/bin
 BUILD := $(BIN)/python book/build.py
 INSTALLED := $(VENV)/.ntklc-installed
-HTML := book/_build/html/index.html
-
-CHAPTERS := $(basename $(notdir $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))))
-EXECUTED := $(CHAPTERS:%=book/notebooks/%.ipynb)
-PAGES := $(shell find book -type f -not -path 'book/notebooks/*' -not -path 'book/_build/*' \
-    -not -name '*.py' -not -path '*/.*' -not -path '*/__pycache__/*')
+CHAPTERS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-# A chapter uses all cores, so one runs at a time; PARALLEL=1 lets -j run more, each on few threads.
-ifndef PARALLEL
-.NOTPARALLEL:
-endif
-.PHONY: help env book parameters again test test-browser lab bench gpu-record colab lint clean FORCE
+.PHONY: help env build test test-browser lab bench record gpu-record colab lint clean FORCE
 MAKEFLAGS += --no-builtin-rules
 
 help:
@@ -33,7 +24,7 @@ help:
 	@echo "make test-browser  read every page of that book in chromium, without a network"
 	@echo "make lab    open the chapters' sources in JupyterLab"
 	@echo "make bench  run the benchmarks"
-	@echo "make gpu-record  make the records of a long run (CHAPTER=12_cifar10 or 14_random_pruning)"
+	@echo "make record  make the records of a long run (CHAPTER=12_cifar10 or 14_random_pruning)"
 	@echo "make colab  let every chapter be opened on Colab, from the book's address on GitHub"
 	@echo "make lint   check style, formatting and types, and that notebooks are stored without outputs"
 	@echo "make env    make the environment in VENV=$(VENV) from the lock"
@@ -60,41 +51,19 @@ $(INSTALLED): $(if $(UP_TO_DATE),,FORCE)
 	    -c constraints.txt -e '.[book,test]'
 	@cat constraints.txt pyproject.toml > $@
 
-book: $(HTML)
-	@echo "The book: $(HTML)"
+# `make book`, `make again` and single files: the rules are in book/build.mk. One build at a time
+# works in a folder, where there is util-linux's flock; another waits until it has ended.
+BUILDS := $(filter book again book/% build/%,$(MAKECMDGOALS))
+ifneq ($(BUILDS),)
+.PHONY: $(BUILDS)
+$(BUILDS): build ;@:
+endif
 
-# Rewrites build/parameters/CHAPTER.json only where the profile or that chapter's values changed.
-parameters: | $(INSTALLED)
-	@$(BUILD) parameters $(PROFILE)
-
-$(CHAPTERS:%=build/parameters/%.json): parameters ;@:
-
-$(EXECUTED): book/notebooks/%.ipynb: notebooks/%.ipynb build/parameters/%.json \
-    $(wildcard ntklc_helpers/*.py)
-	@$(BUILD) chapter $*
-
-# Records of long runs are shown beside what runs here.
-book/notebooks/12_cifar10.ipynb: $(wildcard book/results/cifar10_*)
-book/notebooks/14_random_pruning.ipynb: $(wildcard book/results/pruning_*)
-
-# A chapter that shows others' numbers runs again when one of these changed, not when a sentence did:
-# each run puts down what it recorded, and leaves the file alone where that is the same.
-build/recorded/%.json: book/notebooks/%.ipynb
-	@test -f $@ || $(BUILD) recorded $*
-
-book/notebooks/12_cifar10.ipynb: build/recorded/11_mnist.json
-LEDGER := 18_ledger
-book/notebooks/$(LEDGER).ipynb: $(patsubst %,build/recorded/%.json,$(filter-out $(LEDGER),$(CHAPTERS)))
-
-$(HTML): $(EXECUTED) $(PAGES) _config.yml book/colophon.py | $(INSTALLED)
-	@$(BUILD) pages
-
-# A chapter that shows something else the second time is an error; `make -k again` runs all.
-AGAIN ?= $(CHAPTERS)
-again: $(AGAIN:%=build/again/%.ipynb)
-
-build/again/%.ipynb: book/notebooks/%.ipynb
-	@$(BUILD) again $*
+build: | $(INSTALLED)
+	@exec 9<notebooks; ! command -v flock >/dev/null || flock --nonblock 9 || { \
+	    echo "Another build is at work in this folder; this one waits until it has ended" >&2; \
+	    flock 9; }; \
+	$(MAKE) --no-print-directory -f book/build.mk BUILD='$(BUILD)' PROFILE='$(PROFILE)' $(BUILDS) 9<&-
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m 'not browser'
@@ -109,11 +78,11 @@ lab: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
 
-# Stopped and called again, it goes on. OPTIONS="--only NAME" makes one of a chapter's records;
-# others change settings.
+# Stopped and called again, it goes on. CHAPTER may be one of its records, such as pruning_resnet20,
+# and OPTIONS change settings: OPTIONS="--preset smoke --steps 200". gpu-record is its older name.
 CHAPTER ?= 12_cifar10
-gpu-record: $(INSTALLED)
-	$(BIN)/python -m ntklc_helpers.gpu_record $(CHAPTER) --output build/records/$(CHAPTER) \
+record gpu-record: $(INSTALLED)
+	$(BIN)/python -m ntklc_helpers.experiments $(CHAPTER) --output build/records \
 	    --results book/results $(OPTIONS)
 
 # Needed once the book has an address on GitHub: its pages then have a button for Colab.
@@ -124,7 +93,7 @@ lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
-	$(if $(CHAPTERS),$(BIN)/python -m nbstripout --verify $(CHAPTERS:%=notebooks/%.ipynb))
+	$(if $(CHAPTERS),$(BIN)/python -m nbstripout --verify $(CHAPTERS))
 
 clean:
 	rm -rf build book/_build book/notebooks .hypothesis .pytest_cache .ruff_cache

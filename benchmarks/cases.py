@@ -84,10 +84,12 @@ def jacobian_ntk() -> Work:
     return work
 
 
-def pruned_network() -> tuple[nh.PrunedMLP, np.ndarray]:
+def pruned_network() -> tuple[nh.RandomMLP, np.ndarray]:
     X = gaussian_rows(60, 300)
     acts = [nh.activation("relu")] * 2
-    return nh.PrunedMLP(300, [500, 500], acts, keep=0.2, dtype=torch.float64, device="cpu"), X
+    law = nh.theory.Pruned(0.8)
+    options = {"weights": law, "dtype": torch.float64, "device": "cpu"}
+    return nh.RandomMLP(300, [500, 500], acts, **options), X
 
 
 def pruned_ntk() -> Work:
@@ -109,7 +111,7 @@ def masked_jacobian_ntk() -> Work:
     def work() -> np.ndarray:
         gradients = torch.func.vmap(torch.func.grad(output), in_dims=(None, 0))(parameters, x)
         kept = [(g * m).flatten(1) for g, m in zip(gradients, masks, strict=True)]
-        return sum(g @ g.T / net.keep[0] for g in kept).numpy()
+        return sum(net.law.gain**2 * (g @ g.T) for g in kept).numpy()
 
     return work
 
@@ -165,7 +167,7 @@ def match_sigma_t() -> Work:
     demanded = target()
 
     def work() -> np.ndarray:
-        (act, *_) = nh.sigma_t_solutions(nh.gaussian_moments(nh.activation("relu"), 1.0))
+        (act, *_) = nh.matching.sigma_t_solutions(nh.gaussian_moments(nh.activation("relu"), 1.0))
         s1, s2 = act.thresholds
         return np.array([residual(np.array([s1, s2, act.levels[0]]), demanded)])
 
@@ -200,7 +202,7 @@ def compressed_network() -> tuple[nh.CompressedNetwork, np.ndarray]:
     net = nh.RandomMLP(784, INFERENCE_WIDTHS, [nh.activation("relu")] * 3, tau0=1.0)
     small = nh.compress(net, X, levels=16, sparsity=0.9)
     weights = np.random.default_rng(1).normal(size=(INFERENCE_WIDTHS[-1], 10))
-    small.readout = nh.Readout.from_weights(weights, np.zeros(10), np.arange(10))
+    small.readout = nh.compression.Readout.from_weights(weights, np.zeros(10), np.arange(10))
     return small, X
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import colophon
 import compare
+import dependencies
 import yaml
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ SOURCES = Path("notebooks")
 EXECUTED = Path("book/notebooks")
 HTML = Path("book/_build/html")
 PARAMETERS = Path("build/parameters")
+MODULES = Path("build/modules")
 RUNNING = Path("build/running")
 AGAIN = Path("build/again")
 FAILED = Path("build/failed")
@@ -105,6 +107,12 @@ def parameter_names(notebook: Path) -> set[str]:
     }
 
 
+def write_inputs(profile_name: str) -> None:
+    """Put down what each chapter is made from beside its source, touching only what changed."""
+    write_parameters(profile_name)
+    write_modules()
+
+
 def write_parameters(profile_name: str) -> None:
     """Record each chapter's profile and parameters, touching only what changed."""
     profile = read_profile(profile_name)
@@ -117,6 +125,19 @@ def write_parameters(profile_name: str) -> None:
         except TypeError as error:
             raise BuildError(f"{profile_name}: parameters of {stem}: {error}") from error
         write_if_changed(path, text)
+
+
+def write_modules() -> None:
+    """Record the package's modules that each chapter uses, and a fingerprint of what they say."""
+    MODULES.mkdir(parents=True, exist_ok=True)
+    try:
+        modules = dependencies.Modules()
+    except SyntaxError as error:
+        raise BuildError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
+    for stem in chapters():
+        used = sorted(modules.behind(dependencies.code_cells(SOURCES / f"{stem}.ipynb")))
+        record = {name: modules.fingerprint(name) for name in used}
+        write_if_changed(MODULES / f"{stem}.json", json.dumps(record, indent=1))
 
 
 def write_recorded(stem: str, notebook: dict) -> None:
@@ -356,8 +377,8 @@ def os_error(error: OSError) -> str:
 def main(arguments: list[str]) -> int:
     """Run one step; 0 when it is done, 1 with a message when it is not."""
     match arguments:
-        case ["parameters", profile]:
-            step, inputs = write_parameters, [profile]
+        case ["inputs", profile]:
+            step, inputs = write_inputs, [profile]
         case ["chapter", stem]:
             step, inputs = run_chapter, [stem]
         case ["again", stem]:
@@ -370,7 +391,7 @@ def main(arguments: list[str]) -> int:
             step, inputs = write_colab_cells, []
         case _:
             print(
-                "usage: build.py parameters PROFILE | chapter NAME | again NAME | recorded NAME "
+                "usage: build.py inputs PROFILE | chapter NAME | again NAME | recorded NAME "
                 "| pages | colab",
                 file=sys.stderr,
             )

@@ -1,133 +1,121 @@
-"""Random-matrix compression of deep networks: kernels, equivalents, matching, compression."""
+"""Random-matrix compression of deep networks: kernels, equivalents, matching, compression.
 
-from .activations import Activation, Quantized, activation, activation_names, sigma_q, sigma_t
-from .certificates import Certificate
-from .comparison import (
-    PowerLaw,
-    align,
-    leading_eigenpairs,
-    power_law,
-    relative_error,
-    required_width,
-    spectral_norm,
+The names that most readers need, in the order in which data flow through the rooms. Everything
+else is reached through its room: ``nh.data``, ``nh.theory``, ``nh.matching``, ``nh.compression``.
+What chapters run for long is imported by those who want it, from ``ntklc_helpers.experiments``.
+"""
+
+# Rooms stand in their order, not in the alphabet's.
+# ruff: noqa: I001
+from . import data, theory, matching, compression
+
+# What comes in: Gaussian mixtures with their statistics, and real images.
+from .data import (
+    DataError,
+    Dataset,
+    GaussianMixture,
+    MissingDataError,
+    Statistics,
+    estimate_statistics,
+    load_cifar10,
+    load_digits,
+    load_images,
+    load_mnist,
+    normalize,
 )
-from .compress import compress
-from .compressed import CompressedNetwork, Memory, load
-from .datafiles import DataError, MissingDataError
-from .datasets import Dataset, load_cifar10, load_digits, load_images, load_mnist, normalize
-from .equivalents import (
+
+# What the theorems say: moments, coefficients, kernels of wide networks, their spectra.
+from .theory import (
+    Activation,
+    Quantized,
+    activation,
+    sigma_t,
+    sigma_q,
+    gaussian_moments,
+    propagate,
     KernelEquivalent,
-    LayerCoefficients,
     ck_equivalent,
     ntk_equivalent,
-    propagate,
+    limit_kernels,
+    limiting_spectrum,
+    RandomMLP,
+    empirical_ck,
+    empirical_ntk,
+    relative_error,
+    leading_eigenpairs,
+    power_law,
 )
-from .gmm import PRESETS, GaussianMixture, Sample, Statistics, estimate_statistics
-from .kernels import limit_kernels
-from .layers import TernaryLayer
-from .limiting import Outlier, SpectralDensity, limiting_spectrum
-from .lottery import Sweep, run_sweep
-from .matching import Matching, MatchingError, match
-from .moments import GaussianMoments, gaussian_moments
-from .networks import RandomMLP, empirical_ck, empirical_ntk
-from .pruned import MagnitudePrunedMLP, PrunedMLP, first_layer_correction, pruned_limit_kernels
-from .pruning import prune_globally, rewind, snapshot, sparsity
-from .published import sigma_q_solution, sigma_t_solutions
-from .quantizers import linear_share_bound
-from .readout import READOUT_DTYPES, Readout, fit_readout
-from .storage import NetworkFileError
-from .straight_through import clipped_relu, train_ternary
-from .ternary import (
-    TernaryMatrix,
-    draw_ternary,
-    pack_ternary,
-    pruned_bytes,
-    ternary_entropy,
-    unpack_ternary,
+
+# Few levels, same kernel: staircases that keep the coefficients, or a proof that none can.
+from .matching import (
+    match,
+    Matching,
+    MatchingError,
+    Certificate,
+    linear_share_bound,
 )
-from .ternary_network import TernaryNetwork
-from .training import Training, hidden_sparsity, prune_and_finetune, train_dense
-from .vgg import convolutional_features
+
+# Small networks that run, are stored in few bytes, and are trained.
+from .compression import (
+    compress,
+    CompressedNetwork,
+    load,
+    NetworkFileError,
+    fit_readout,
+    train_dense,
+    train_ternary,
+    prune_and_finetune,
+)
 
 __all__ = [
-    "PRESETS",
-    "READOUT_DTYPES",
-    "Activation",
-    "Certificate",
-    "CompressedNetwork",
+    "data",
+    "theory",
+    "matching",
+    "compression",
+    # data
     "DataError",
     "Dataset",
     "GaussianMixture",
-    "GaussianMoments",
-    "KernelEquivalent",
-    "LayerCoefficients",
-    "MagnitudePrunedMLP",
-    "Matching",
-    "MatchingError",
-    "Memory",
     "MissingDataError",
-    "NetworkFileError",
-    "Outlier",
-    "PowerLaw",
-    "PrunedMLP",
-    "Quantized",
-    "RandomMLP",
-    "Readout",
-    "Sample",
-    "SpectralDensity",
     "Statistics",
-    "Sweep",
-    "TernaryLayer",
-    "TernaryMatrix",
-    "TernaryNetwork",
-    "Training",
-    "activation",
-    "activation_names",
-    "align",
-    "ck_equivalent",
-    "clipped_relu",
-    "compress",
-    "convolutional_features",
-    "draw_ternary",
-    "empirical_ck",
-    "empirical_ntk",
     "estimate_statistics",
-    "first_layer_correction",
-    "fit_readout",
-    "gaussian_moments",
-    "hidden_sparsity",
-    "leading_eigenpairs",
-    "limit_kernels",
-    "limiting_spectrum",
-    "linear_share_bound",
-    "load",
     "load_cifar10",
     "load_digits",
     "load_images",
     "load_mnist",
-    "match",
     "normalize",
-    "ntk_equivalent",
-    "pack_ternary",
-    "power_law",
-    "propagate",
-    "prune_and_finetune",
-    "prune_globally",
-    "pruned_bytes",
-    "pruned_limit_kernels",
-    "relative_error",
-    "required_width",
-    "rewind",
-    "run_sweep",
-    "sigma_q",
-    "sigma_q_solution",
+    # theory
+    "Activation",
+    "Quantized",
+    "activation",
     "sigma_t",
-    "sigma_t_solutions",
-    "snapshot",
-    "sparsity",
-    "spectral_norm",
-    "ternary_entropy",
+    "sigma_q",
+    "gaussian_moments",
+    "propagate",
+    "KernelEquivalent",
+    "ck_equivalent",
+    "ntk_equivalent",
+    "limit_kernels",
+    "limiting_spectrum",
+    "RandomMLP",
+    "empirical_ck",
+    "empirical_ntk",
+    "relative_error",
+    "leading_eigenpairs",
+    "power_law",
+    # matching
+    "match",
+    "Matching",
+    "MatchingError",
+    "Certificate",
+    "linear_share_bound",
+    # compression
+    "compress",
+    "CompressedNetwork",
+    "load",
+    "NetworkFileError",
+    "fit_readout",
     "train_dense",
     "train_ternary",
-    "unpack_ternary",
+    "prune_and_finetune",
 ]

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike, NDArray
 
-from .comparison import PowerLaw
+from .theory.metrics import PowerLaw
 
 PALETTE = tuple(sns.color_palette("colorblind").as_hex())
 CLASS_COLOURS = (PALETTE[0], PALETTE[1], PALETTE[2], PALETTE[4], PALETTE[5], PALETTE[9])
@@ -26,7 +26,7 @@ INK = "#333333"
 
 
 def use_style() -> None:
-    """Set the book's figure style for the session."""
+    """Set the book's figure style for the session, as each chapter does first."""
     sns.set_theme(context="notebook", style="ticks", palette=PALETTE)
     mpl.rcParams.update(
         {
@@ -51,7 +51,13 @@ def use_style() -> None:
 def grid(
     rows: int, columns: int, *, height: float = 2.6, width: float = 3.6, **kwargs: Any
 ) -> tuple[Figure, NDArray[np.object_]]:
-    """A figure of ``rows × columns`` panels, always as a 2-D array of axes."""
+    """A figure of ``rows × columns`` panels, always as a 2-D array of axes.
+
+    Examples
+    --------
+    >>> plots.grid(1, 2)[1].shape
+    (1, 2)
+    """
     from matplotlib.pyplot import subplots
 
     size = (width * columns, height * rows)
@@ -72,63 +78,43 @@ def spectrum(
 
     The ``isolated`` largest eigenvalues of each spectrum are left out of the histogram and drawn
     as markers just above the axis: single eigenvalues carry the classes, and a density hides them.
-    The density axis is logarithmic.
+    The density axis is logarithmic; with ``log`` that of eigenvalues too, and those that are not
+    positive are left out.
 
     Parameters
     ----------
-    ax : matplotlib Axes
     simulated : (n,) array or None
-        Eigenvalues shown as bars.
+        Eigenvalues shown as bars, in ``bins`` bins over the bulk.
     lines : mapping of label to (n,) array
         Eigenvalues shown as lines, at most three.
-    isolated : int
-        How many leading eigenvalues stand outside the bulk.
-    bins : int
-        Number of bins over the bulk.
-    log : bool
-        Logarithmic axis of eigenvalues; those that are not positive are left out.
+
+    Examples
+    --------
+    >>> _, axes = plots.grid(1, 1)
+    >>> plots.spectrum(axes[0, 0], np.arange(9.0), {"theory": np.arange(9.0)}, isolated=1)
     """
-    spectra = {label: np.sort(values)[::-1] for label, values in lines.items()}
+    spectra = {label: np.sort(np.asarray(values))[::-1] for label, values in lines.items()}
+    colours = [EXACT, THEORY, INK]
     if simulated is not None:
-        spectra = {simulated_label: np.sort(simulated)[::-1], **spectra}
-    bulk = np.concatenate([values[isolated:] for values in spectra.values()])
-    edges = _edges(bulk, bins, log)
-    colours = (EXACT, THEORY, INK)
+        spectra = {simulated_label: np.sort(np.asarray(simulated))[::-1], **spectra}
+        colours.insert(0, SIMULATION)
+    edges = _edges(np.concatenate([values[isolated:] for values in spectra.values()]), bins, log)
+    widths = np.diff(np.log10(edges)) if log else np.diff(edges)
     floor = np.inf
-    for order, (label, values) in enumerate(spectra.items()):
-        counts, _ = np.histogram(values[isolated:], edges)
-        density = counts / (len(values) * (np.diff(np.log10(edges)) if log else np.diff(edges)))
+    for k, ((label, values), colour) in enumerate(zip(spectra.items(), colours, strict=False)):
+        bars = colour == SIMULATION
+        density = np.histogram(values[isolated:], edges)[0] / (len(values) * widths)
         floor = min(floor, density[density > 0].min())
-        is_bar = simulated is not None and order == 0
-        colour = SIMULATION if is_bar else colours[order - (simulated is not None)]
-        ax.stairs(
-            density,
-            edges,
-            fill=is_bar,
-            color=colour,
-            label=label,
-            linewidth=0 if is_bar else 1.7,
-            linestyle="--" if order == 2 else "-",
-            zorder=order + 1,
-        )
-        ax.plot(
-            values[:isolated],
-            np.full(isolated, 0.06 + 0.07 * order),
-            "ovD^"[order],
-            transform=ax.get_xaxis_transform(),
-            ms=6,
-            mfc=colour if is_bar else "none",
-            mec=INK if is_bar else colour,
-            mew=0.8 if is_bar else 1.5,
-            ls="none",
-            zorder=6,
-        )
+        line: dict[str, Any] = {"lw": 0 if bars else 1.7, "ls": "--" if k == 2 else "-"}
+        ax.stairs(density, edges, fill=bars, color=colour, label=label, zorder=k + 1, **line)
+        heights, above = np.full(isolated, 0.06 + 0.07 * k), ax.get_xaxis_transform()
+        look = {"mfc": colour, "mec": INK, "mew": 0.8} if bars else {"mfc": "none", "mew": 1.5}
+        look = {"mec": colour, "ms": 6, "ls": "none", "zorder": 6} | look
+        ax.plot(values[:isolated], heights, "ovD^"[k], transform=above, **look)
     if log:
         ax.set_xscale("log")
     # An atom of the spectrum would flatten everything else on a linear axis.
-    ax.set_yscale("log")
-    ax.set_ylim(bottom=floor / 2)
-    ax.set_xlabel(r"eigenvalue $\lambda$")
+    ax.set(yscale="log", ylim=(floor / 2, None), xlabel=r"eigenvalue $\lambda$")
     ax.set_ylabel(r"density in $\log_{10}\lambda$" if log else "density")
 
 
@@ -153,6 +139,11 @@ def eigenvector(
 
     Samples come sorted by class; ``shown`` of them, evenly spaced, are drawn. The thin line is the
     theory's eigenvector, entry by entry, the heavy one its mean over each whole class.
+
+    Examples
+    --------
+    >>> _, axes = plots.grid(1, 1)
+    >>> plots.eigenvector(axes[0, 0], [-0.7, 0.7], [-0.7, 0.7], labels=[0, 1])
     """
     simulated, theory, labels = np.asarray(simulated), np.asarray(theory), np.asarray(labels)
     index = np.unique(np.linspace(0, len(labels) - 1, shown).astype(int))
@@ -178,19 +169,19 @@ def falling_error(
     colour: str = PALETTE[0],
     marker: str = "o",
 ) -> None:
-    """Errors (len(x), repeats) against size on log axes: mean, range, and the fitted power law."""
+    """Errors (len(x), repeats) against size on log axes: mean, range, and the fitted power law.
+
+    Examples
+    --------
+    >>> _, axes = plots.grid(1, 1)
+    >>> x, errors = [1, 2, 4], [[1.0], [0.6], [0.3]]
+    >>> plots.falling_error(axes[0, 0], x, errors, nh.power_law(x, [1, 0.6, 0.3]), label="CK")
+    """
     errors = np.asarray(errors)
     mean = errors.mean(axis=1)
-    ax.errorbar(
-        x,
-        mean,
-        yerr=[mean - errors.min(axis=1), errors.max(axis=1) - mean],
-        fmt=marker,
-        color=colour,
-        capsize=3,
-        ms=6,
-        label=rf"{label}: slope ${fit.slope:.2f} \pm {fit.slope_error:.2f}$",
-    )
+    reach = [mean - errors.min(axis=1), errors.max(axis=1) - mean]
+    slope = rf"{label}: slope ${fit.slope:.2f} \pm {fit.slope_error:.2f}$"
+    ax.errorbar(x, mean, reach, fmt=marker, color=colour, capsize=3, ms=6, label=slope)
     ax.plot(x, fit(x), color=colour, lw=1.4)
     ax.set_xscale("log")
     ax.set_yscale("log")

@@ -15,11 +15,11 @@ MADE = {"build", "_build", ".git", ".hypothesis", ".venv", "__pycache__"} | {Pat
 
 
 def environment(**changes):
-    """Ours, without the data, and without what a surrounding make hands down.
+    """Ours, without the data and another package's path, and what a surrounding make hands down.
 
     On one thread: with another number of them sums come out otherwise in their last digits.
     """
-    dropped = ("NTKLC_DATA", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
+    dropped = ("NTKLC_DATA", "PYTHONPATH", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
     kept = {k: v for k, v in os.environ.items() if k not in dropped}
     return kept | {"OMP_NUM_THREADS": "1"} | changes
 

@@ -14,7 +14,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -74,6 +73,12 @@ def test_the_source_is_stored_without_outputs(stem):
         assert not cell.get("outputs") and not cell.get("execution_count")
 
 
+@pytest.mark.parametrize("stem", CHAPTERS)
+def test_a_cell_is_what_one_reads_at_a_glance(stem, dependencies):
+    cells = dependencies.code_cells(ROOT / f"notebooks/{stem}.ipynb")
+    assert max(len(cell.splitlines()) for cell in cells) <= 30
+
+
 @pytest.mark.parametrize("profile", ["smoke", "cpu", "gpu"])
 def test_every_profile_fits_the_chapters(profile, build_steps, monkeypatch):
     monkeypatch.chdir(ROOT)
@@ -101,6 +106,16 @@ def write_profile(folder, name, **chapters):
     (folder / f"notebooks/profiles/{name}.yaml").write_text(yaml.safe_dump(chapters))
 
 
+# The second chapter uses `unit`, and so `scale`; nobody uses the rest.
+PACKAGE = {
+    "__init__.py": "from .room import unit\nfrom .aside import unused\n",
+    "room/__init__.py": "from .units import unit\n",
+    "room/units.py": "from ..scales import scale\n\nunit = 5 * scale\n",
+    "scales.py": "scale = 2\n",
+    "aside.py": "unused = 1\n",
+}
+
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
     """A small book, built once."""
@@ -110,9 +125,15 @@ def built(tmp_path_factory):
     (folder / "ntklc_helpers").mkdir()
     for name in ("Makefile", "_config.yml", "pyproject.toml", "constraints.txt"):
         shutil.copyfile(ROOT / name, folder / name)
-    for name in ("build.py", "colophon.py", "compare.py", "references.bib"):
-        shutil.copyfile(ROOT / "book" / name, folder / "book" / name)
-    (folder / "ntklc_helpers/__init__.py").write_text("unit = 10\n")
+    for path in [
+        *(ROOT / "book").glob("*.py"),
+        ROOT / "book/build.mk",
+        ROOT / "book/references.bib",
+    ]:
+        shutil.copyfile(path, folder / "book" / path.name)
+    for name, text in PACKAGE.items():
+        (folder / "ntklc_helpers" / name).parent.mkdir(exist_ok=True)
+        (folder / "ntklc_helpers" / name).write_text(text)
     (folder / "book/intro.md").write_text("# A small book\n")
     files = [{"file": "notebooks/01_first"}, {"file": "notebooks/02_second"}]
     (folder / "book/_toc.yml").write_text(
@@ -255,11 +276,103 @@ def test_another_profile_runs_every_chapter_again(small):
     assert outcome(small, "cpu") == (STEMS, ["first 3\n", "second 30\n"])
 
 
-def test_a_changed_package_runs_every_chapter_again_and_the_same_run_gives_the_same_pages(small):
+def test_the_same_run_gives_the_same_pages(small):
     before = made(small, "book/_build/html")
-    (small / "ntklc_helpers/__init__.py").touch()
+    assert outcome(small, "cpu", targets=["book"])[0] == STEMS
     assert outcome(small, targets=["book"])[0] == STEMS
     assert made(small, "book/_build/html") == before
+
+
+@pytest.mark.parametrize(
+    ("module", "text", "run", "printed"),
+    [
+        ("room/units.py", "from ..scales import scale\n\nunit = 6 * scale\n", STEMS[1:], 24),
+        ("scales.py", "scale = 3\n", STEMS[1:], 30),
+        ("scales.py", "scale = 2  # said in a comment\n", [], 20),
+        ("aside.py", "unused = 2\n", [], 20),
+        ("room/unheard.py", "new = 1\n", [], 20),
+        # Not a name that the chapters use, yet done whenever the package is imported.
+        ("aside.py", "import sys\n\nsys.unused = 1\nunused = 1\n", STEMS, 20),
+    ],
+)
+def test_a_chapter_runs_again_when_a_module_changed_that_it_uses(small, module, text, run, printed):
+    (small / "ntklc_helpers" / module).write_text(text)
+    assert outcome(small) == (run, ["first 2\n", f"second {printed}\n"])
+    assert outcome(small)[0] == []
+
+
+def test_a_module_that_cannot_be_read_is_named(small):
+    (small / "ntklc_helpers/scales.py").write_text("scale = \n")
+    said = refused(small)
+    assert "error: ntklc_helpers/scales.py, line 1: invalid syntax" in said
+
+
+USES = [
+    ("from ntklc_helpers.scales import scale", {"scales"}),
+    ("import ntklc_helpers as nh\nnh.unit", {"room.units", "scales"}),
+    ("import ntklc_helpers as nh\nf'{nh.room.units.unit}'", {"room.units", "scales"}),
+    ("from ntklc_helpers import room, aside\nroom.unit", {"room.units", "scales", "aside"}),
+    ("import ntklc_helpers.aside\nntklc_helpers.unit", {"aside", "room.units", "scales"}),
+    ("import ntklc_helpers as nh\nif 1:\n    %pip install x\nnh.unused", {"aside"}),
+    ("print('no package')", set()),
+]
+
+
+@pytest.mark.parametrize(("code", "modules"), USES)
+def test_modules_are_found_by_the_names_that_code_uses(built, dependencies, code, modules):
+    found = dependencies.Modules(built / "ntklc_helpers").behind([code])
+    assert found == {f"ntklc_helpers.{name}" for name in modules}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import ntklc_helpers as nh\ngetattr(nh, 'unit')",
+        "import ntklc_helpers as nh\nnh.nowhere",
+        "from ntklc_helpers import *",
+        "import ntklc_helpers as nh\nthis is no Python",
+    ],
+)
+def test_where_a_name_cannot_be_followed_all_modules_count(built, dependencies, code):
+    modules = dependencies.Modules(built / "ntklc_helpers")
+    assert modules.behind([code]) == set(modules.trees)
+
+
+def test_chapters_depend_on_the_rooms_that_they_use(dependencies):
+    modules = dependencies.Modules(ROOT / "ntklc_helpers")
+    used = {
+        stem: modules.behind(dependencies.code_cells(ROOT / f"notebooks/{stem}.ipynb"))
+        for stem in CHAPTERS
+    }
+    rooms = {stem: {name.split(".")[1] for name in names} for stem, names in used.items()}
+    assert rooms["01_gaussian_mixture"] <= {"_checks", "plots", "data", "theory"}
+    assert rooms["10_m_levels"].isdisjoint({"compression"})
+    for stem in CHAPTERS:
+        cells = "".join(dependencies.code_cells(ROOT / f"notebooks/{stem}.ipynb"))
+        assert ("experiments" in rooms[stem]) == ("ntklc_helpers.experiments" in cells), stem
+        assert modules.at_import <= used[stem] < set(modules.trees), stem
+
+
+def test_a_second_build_waits_for_the_first(small):
+    """Started while a chapter runs: neither fails, nothing is run twice and nothing is lost."""
+    code = "import pathlib, time; pathlib.Path('running').touch(); time.sleep(3); print('slow')"
+    write_chapter(small, "01_first", enumerate([code]))
+    first = subprocess.Popen(
+        command("book", "PROFILE=smoke"),
+        cwd=small,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_for((small / "running").exists)
+    second = make(small, "book", "PROFILE=smoke")
+    said, _ = first.communicate()
+    assert first.returncode == 0, said
+    assert second.returncode == 0, second.stdout
+    assert "Another build is at work in this folder; this one waits" in second.stdout
+    assert re.findall(r"\] (\w+)", said) == ["01_first"] and chapters_run(second) == []
+    assert "slow" in (small / "book/_build/html/notebooks/01_first.html").read_text()
 
 
 def test_a_failing_chapter_stops_the_build_and_the_next_goes_on(small):
@@ -474,11 +587,15 @@ def test_an_edit_during_the_run_is_not_missed(small):
 
 @pytest.fixture(scope="session")
 def build_steps():
-    sys.path.append(str(ROOT / "book"))  # as for a script that stands there
     spec = importlib.util.spec_from_file_location("build_steps", ROOT / "book/build.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def dependencies(build_steps):
+    return build_steps.dependencies
 
 
 @pytest.mark.parametrize("blocked", ["build", "book/notebooks"])

@@ -5,18 +5,19 @@ import pytest
 from scipy.optimize import minimize
 
 import ntklc_helpers as nh
-from ntklc_helpers.bounds import (
+from ntklc_helpers.matching.bounds import (
     ANGLES,
     least_gain,
+    linear_share_bound,
+    projection_bound,
     quadratic_frontier,
     quadratic_share_bound,
-    reach,
 )
-from ntklc_helpers.certificates import certify, certify_all, joint_bound, least_norm
-from ntklc_helpers.chains import _affine, _contributions, _directions, _lines, _room, refuted
-from ntklc_helpers.fitting import fit_layer, fit_network, network_shares
-from ntklc_helpers.matching import match
-from ntklc_helpers.quantizers import Staircase, demanded_shares, linear_share_bound
+from ntklc_helpers.matching.certificates import certify, certify_all, joint_bound, least_norm
+from ntklc_helpers.matching.layerwise import Network, network_shares
+from ntklc_helpers.matching.match import match
+from ntklc_helpers.matching.solve import Demand, fit
+from ntklc_helpers.matching.staircases import Layer, Staircase, demanded_shares, fit_layer
 
 RELU = nh.activation("relu")
 
@@ -30,6 +31,10 @@ def shares_of(names, tau0):
     scales = [tau0, *(layer.tau for layer in nh.propagate(acts, tau0)[:-1])]
     moments = [nh.gaussian_moments(a, t) for a, t in zip(acts, scales, strict=True)]
     return np.stack([demanded_shares(g) for g in moments])
+
+
+def layer(name, tau, m):
+    return Layer(named(name), nh.gaussian_moments(named(name), tau), m)
 
 
 def random_staircase(rng, m, thresholds):
@@ -65,7 +70,7 @@ def test_no_staircase_beats_the_quantiser_bound_and_the_best_comes_near(m, angle
         stair = Staircase(x, pieces, np.sort(stair.levels))
         out = minimize(held, stair.unknowns, (stair,), "Nelder-Mead", options={"maxiter": 800})
         best = max(best, -out.fun)
-    bound = reach(ANGLES[angle])[m - 1]
+    bound = projection_bound(ANGLES[angle])[m - 1]
     assert best <= bound
     assert best > bound - 0.03
 
@@ -83,7 +88,7 @@ def test_joint_bound_is_above_every_network_of_fitted_staircases():
     # Layers that hold nearly all they can, so that the bound has something to bound.
     rng = np.random.default_rng(2)
     fits = [
-        fit_layer(named(name), nh.gaussian_moments(named(name), tau), 4)[0].shares()[0]
+        fit_layer(layer(name, tau, 4))[0].shares()[0]
         for name in ("relu", "gelu", "softplus", "leaky_relu")
         for tau in (0.5, 1.0, 2.0)
     ]
@@ -117,7 +122,7 @@ def test_no_staircase_beats_the_weighted_bound_and_the_best_comes_near(m, weight
         stair = Staircase(stair.x * 1.5, pieces, np.sort(stair.levels))
         out = minimize(held, stair.unknowns, (stair,), "Nelder-Mead", options={"maxiter": 800})
         best = max(best, -out.fun)
-    bound = reach(angle, weight)[m - 1]
+    bound = projection_bound(angle, weight)[m - 1]
     assert best <= bound
     # The bound forgets that σ has mean 0, which costs nothing where f is odd.
     assert best > (0.93 if angle == 0 else 0.8) * bound
@@ -133,7 +138,7 @@ def test_gain_of_tanh_is_nearly_the_least_there_is():
 def test_least_norm_is_below_every_network_of_fitted_staircases():
     rng = np.random.default_rng(4)
     fits = [
-        fit_layer(named(name), nh.gaussian_moments(named(name), tau), 4)[0].shares()[0]
+        fit_layer(layer(name, tau, 4))[0].shares()[0]
         for name in ("tanh", "erf", "sin", "sigmoid")
         for tau in (0.3, 1.0, 2.0)
     ]
@@ -153,60 +158,29 @@ def test_no_network_of_staircases_is_proved_impossible_with_its_own_counts():
     """Staircases moved to where α₁ and α₃ are large and α₂ and α₄ small: the proofs' own limits."""
     rng = np.random.default_rng(7)
     for m, depth in ((2, 1), (3, 1), (2, 2), (4, 2), (3, 3)):
-        layers = [random_staircase(rng, m, m + 1) for _ in range(depth)]
-        target = network_shares([layer.shares()[0] for layer in layers])
-        goal = target * np.array([1.3, 0.7, 1.3, 0.7, 0.7, 1.0])
-        layers, _ = fit_network(layers, goal, np.ones(6), [0, 1, 2, 3, 4, 5])
-        shares = np.stack([layer.shares()[0] for layer in layers])
-        assert certify(shares, [m] * depth) is None
-        assert certify_all(shares, [m] * depth) is None
+        network = Network(tuple(random_staircase(rng, m, m + 1) for _ in range(depth)))
+        goal = network.shares()[0] * np.array([1.3, 0.7, 1.3, 0.7, 0.7, 1.0])
+        network, _ = fit(network, Demand(goal))
+        assert nothing_is_proved(network, m)
 
 
-def test_contributions_make_up_the_coefficients():
-    rng = np.random.default_rng(3)
-    shares = np.stack([random_staircase(rng, 4, 6).shares()[0] for _ in range(4)])
-    (a, b, (alpha1, alpha4)), ranks = _contributions(shares), np.arange(1, 5)
-    made = [1, b.sum(), a.sum(), alpha4 / alpha1, (5 - ranks) @ b, (5 + ranks) @ a]
-    value = network_shares(shares)
-    value[3] = abs(value[3])
-    np.testing.assert_allclose(alpha1 * np.array(made), value, rtol=1e-12)
-    assert b[0] == pytest.approx(a[0] / 2, rel=1e-12)
+@pytest.mark.parametrize("name, depth", [("silu", 5), ("leaky_relu", 3)])
+def test_no_network_that_holds_nearly_all_it_can_is_proved_impossible(name, depth):
+    assert nothing_is_proved(match_stairs(name, depth), 16)
 
 
-@pytest.mark.parametrize("depth", [2, 3, 5])
-def test_contributions_that_are_free_leave_the_sums_alone(depth):
-    along_a, along_b = _directions(depth)
-    ranks = np.stack([np.ones(depth), np.arange(1, depth + 1)], axis=1)
-    assert along_a.shape == along_b.shape == (2 * depth - 5 if depth > 2 else 0, depth)
-    assert np.all(along_a @ ranks == 0) and np.all(along_b @ ranks == 0)
-    assert np.all(along_a[:, 0] == 2 * along_b[:, 0])
-    free = np.hstack([along_a[:, 2:], along_b[:, 3:]])
-    np.testing.assert_array_equal(free, np.eye(len(free)))
-
-
-def test_no_box_around_a_network_is_emptied():
-    """Networks of staircases that hold nearly all they can: their own boxes must survive."""
-    rng, nearest = np.random.default_rng(5), np.inf
-    for name, depth in (("silu", 5), ("leaky_relu", 3)):
-        layers = np.stack([stair.shares()[0] for stair in match_stairs(name, depth)])
-        a, b, ends = _contributions(layers)
-        own = np.append(a[2:], b[3:])
-        along_a, along_b = _directions(depth)
-        reach = rng.uniform(0, 1, (2, 40, len(own))) ** 3 * own * rng.choice([0, 0.1, 1], (40, 1))
-        ranges = [_affine(-reach[0], reach[1], *x) for x in ((along_a, a), (along_b, b))]
-        boxes = [tuple(np.maximum(end, 0) for end in x) for x in ranges]
-        rooms = _room(*boxes, ends, _lines(layers, [16] * depth))
-        assert np.all(rooms >= 1)
-        nearest = min(nearest, rooms.min())
-    assert nearest < 1.02
+def nothing_is_proved(network, m):
+    shares = np.stack([stair.shares()[0] for stair in network.layers])
+    counts = [m] * len(shares)
+    return certify(shares, counts) is None and certify_all(shares, counts) is None
 
 
 @pytest.mark.parametrize("depth", [4, 5])
 def test_chain_proof_reaches_all_depths_of_the_sweep(depth):
     """The original is refuted with its own levels' number, and not with twice as many."""
     shares = shares_of(["silu"] * depth, 1.0)
-    assert refuted(shares, [16] * depth)
-    assert not refuted(shares, [32] * depth)
+    assert certify_all(shares, [16] * depth).kind == "chain"
+    assert certify_all(shares, [32] * depth) is None
 
 
 def test_certificate_holds_wherever_an_exact_match_exists():
@@ -217,6 +191,21 @@ def test_certificate_holds_wherever_an_exact_match_exists():
         assert certify(shares, [m] * len(names)) is None
         if max(out.relative_error.values()) < 1e-9:
             assert certify_all(shares, [m] * len(names)) is None and out.certificate == ""
+
+
+def test_levels_needed_may_lie_between_the_counts_given():
+    """Two levels in one layer and sixteen in the other: fewer than sixteen in both would do."""
+    shares = shares_of(["relu"] * 2, 1.0)
+    proof = certify(shares, [2, 16])
+    needed = proof.levels_needed
+    assert proof.kind == "joint" and "layers of (2, 16) levels" in proof.text
+    assert 2 < needed < 16
+    assert certify(shares, [needed] * 2) is None and certify(shares, [needed - 1] * 2) is not None
+
+
+def test_certificates_are_compared_by_value():
+    proofs = [match([RELU], 1.0, m).proof for m in (2, 2, 3)]
+    assert proofs[0] == proofs[1] != proofs[2]
 
 
 def test_certificate_names_bound_and_levels():
@@ -258,15 +247,11 @@ def test_chain_proof_survives_an_attack():
     target, rng = network_shares(shares), np.random.default_rng(0)
     start = match_stairs("silu", 2)
     for _ in range(4):
-        moved = [
-            layer.at(layer.ordered(layer.unknowns + 0.1 * rng.normal(size=layer.unknowns.shape)))
-            for layer in start
-        ]
-        _, residual = fit_network(moved, target, np.abs(target), [0, 1, 2, 3, 4, 5])
+        moved = start.unknowns + 0.1 * rng.normal(size=start.unknowns.shape)
+        _, residual = fit(start.at(start.ordered(moved)), Demand(target, np.abs(target)))
         assert residual > 1e-3
 
 
 def match_stairs(name, depth):
-    act = named(name)
-    scales = [1.0, *(layer.tau for layer in nh.propagate([act] * depth, 1.0)[:-1])]
-    return [fit_layer(act, nh.gaussian_moments(act, t), 16)[0] for t in scales]
+    scales = [1.0, *(layer.tau for layer in nh.propagate([named(name)] * depth, 1.0)[:-1])]
+    return Network(tuple(fit_layer(layer(name, tau, 16))[0] for tau in scales))

@@ -11,45 +11,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from small_data import cifar_records, write_cifar
 
 import ntklc_helpers as nh
-from ntklc_helpers import cifar, jpegs
-from ntklc_helpers.datafiles import DataError, MissingDataError
+from ntklc_helpers.data import files as datafiles
+from ntklc_helpers.data.files import DataError, MissingDataError
 
-COPY = Path(os.environ.get("NTKLC_DATA", "none")) / jpegs.ARCHIVE
-
-
-def records(n, first=1, seed=0):
-    """n records of the format: a label, then three planes of pixels."""
-    rng = np.random.default_rng(seed)
-    labels = (np.arange(n) + first) % 10
-    pixels = rng.integers(0, 256, (n, 3, 32, 32), dtype=np.uint8)
-    return labels, pixels
-
-
-def write(folder, original=False):
-    folder.mkdir(parents=True)
-    for number, name in enumerate((*cifar.FILES["train"], *cifar.FILES["test"])):
-        labels, pixels = records(20, number, seed=number)
-        if original and number in (0, 5):
-            labels[0] = (6, 3)[number == 5]
-            pixels[0, 0, 0, :3] = ((59, 43, 50), (158, 159, 165))[number == 5]
-        rows = [bytes([k]) + x.tobytes() for k, x in zip(labels, pixels, strict=True)]
-        (folder / name).write_bytes(b"".join(rows))
-    return folder
+COPY = Path(os.environ.get("NTKLC_DATA", "none")) / datafiles.CIFAR_ARCHIVE
 
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     monkeypatch.setenv("NTKLC_DATA", str(tmp_path))
-    return write(tmp_path / cifar.FOLDER)
+    return write_cifar(tmp_path)
 
 
 def test_rows_are_the_images_sorted_by_class(files):
     data = nh.load_cifar10("train", classes=(4, 0))
     assert data.X.shape == (20, 3072) and data.classes == (4, 0) and data.name == "cifar10"
     assert data.labels.tolist() == [0] * 10 + [1] * 10
-    labels, pixels = records(20, 2, seed=2)
+    labels, pixels = cifar_records(20, 2, seed=2)
     expected = pixels[labels == 4].reshape(2, -1) / 255
     # Two fours in each of five files, in the order of the files.
     np.testing.assert_array_equal(data.X[4:6], expected)
@@ -59,7 +40,7 @@ def test_rows_are_the_images_sorted_by_class(files):
 
 def test_a_copy_is_called_a_copy(files, tmp_path, monkeypatch):
     assert nh.load_cifar10().source == "copy of CIFAR-10 with other pixels, train set"
-    write(tmp_path / "other" / cifar.FOLDER, original=True)
+    write_cifar(tmp_path / "other", original=True)
     monkeypatch.setenv("NTKLC_DATA", str(tmp_path / "other"))
     assert nh.load_cifar10("train").source == "CIFAR-10, train set"
     assert nh.load_cifar10("test").source == "CIFAR-10, test set"
@@ -68,10 +49,10 @@ def test_a_copy_is_called_a_copy(files, tmp_path, monkeypatch):
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """The archive on a local server, and neither the variable nor a cache."""
-    source = write(tmp_path / "source" / cifar.FOLDER)
+    source = write_cifar(tmp_path / "source")
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        archive.add(source, cifar.FOLDER)
+        archive.add(source, source.name)
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -87,8 +68,10 @@ def server(tmp_path, monkeypatch):
         threading.Thread(target=running.serve_forever, daemon=True).start()
         monkeypatch.delenv("NTKLC_DATA", raising=False)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        monkeypatch.setattr(cifar, "URL", f"http://127.0.0.1:{running.server_port}/c.tar.gz")
-        monkeypatch.setattr(cifar, "MD5", hashlib.md5(packed.getvalue()).hexdigest())
+        monkeypatch.setattr(
+            datafiles, "CIFAR_URL", f"http://127.0.0.1:{running.server_port}/c.tar.gz"
+        )
+        monkeypatch.setattr(datafiles, "CIFAR_MD5", hashlib.md5(packed.getvalue()).hexdigest())
         yield tmp_path / "cache"
         running.shutdown()
 
@@ -96,15 +79,15 @@ def server(tmp_path, monkeypatch):
 def test_download_into_the_cache(server, monkeypatch):
     first = nh.load_cifar10("train")
     assert list(server.rglob("test_batch.bin"))
-    monkeypatch.setattr(cifar, "URL", "http://127.0.0.1:9/none")
+    monkeypatch.setattr(datafiles, "CIFAR_URL", "http://127.0.0.1:9/none")
     np.testing.assert_array_equal(nh.load_cifar10("train").X, first.X)
 
 
 def test_a_wrong_download_is_not_kept(server, monkeypatch):
-    monkeypatch.setattr(cifar, "MD5", "0" * 32)
+    monkeypatch.setattr(datafiles, "CIFAR_MD5", "0" * 32)
     with pytest.raises(DataError, match="has the wrong checksum and was not kept"):
         nh.load_cifar10()
-    assert not list(server.rglob("*.bin")) and not list(server.rglob("*.gz"))
+    assert not [path for path in server.rglob("*") if path.is_file()]
 
 
 def test_missing_files_name_the_variable(tmp_path, monkeypatch):
@@ -113,7 +96,7 @@ def test_missing_files_name_the_variable(tmp_path, monkeypatch):
         nh.load_cifar10()
     monkeypatch.delenv("NTKLC_DATA")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(cifar, "URL", "http://127.0.0.1:9/c.tar.gz")
+    monkeypatch.setattr(datafiles, "CIFAR_URL", "http://127.0.0.1:9/c.tar.gz")
     with pytest.raises(MissingDataError, match="could not be fetched .*Set NTKLC_DATA"):
         nh.load_cifar10()
 
@@ -154,7 +137,7 @@ def jpeg(seed, size=(32, 32), mode="RGB", kind="JPEG"):
 MEMBERS = {
     f"{split}/{kind}/{number:04}.jpg": jpeg([label, number, split == "train"])
     for split, count in (("train", 2), ("test", 1))
-    for label, kind in enumerate(jpegs.CLASSES)
+    for label, kind in enumerate(datafiles.CIFAR_CLASSES)
     for number in range(count)
 }
 
@@ -173,7 +156,7 @@ def pack(tmp_path, monkeypatch):
     monkeypatch.setenv("NTKLC_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "data").mkdir()
-    path = tmp_path / "data" / jpegs.ARCHIVE
+    path = tmp_path / "data" / datafiles.CIFAR_ARCHIVE
 
     def write(*more, **changes):
         with tarfile.open(path, "w:gz") as archive:
@@ -198,20 +181,20 @@ def test_an_archive_of_jpegs_is_decoded_once(pack, monkeypatch):
         with Image.open(io.BytesIO(content)) as image:
             planes = np.asarray(image).transpose(2, 0, 1)
         assert (planes.tobytes() in seen) == name.startswith("train")
-    monkeypatch.setattr(jpegs, "_records", lambda archive: 1 / 0)
+    monkeypatch.setattr(tarfile, "open", lambda *args, **kwargs: 1 / 0)
     assert len(nh.load_cifar10("test").X) == 10
     np.testing.assert_array_equal(nh.load_cifar10("train").X, data.X)
     # Binary files are taken before an archive.
-    write(archive.parent / cifar.FOLDER, original=True)
+    write_cifar(archive.parent, original=True)
     assert nh.load_cifar10("test").source == "CIFAR-10, test set"
 
 
 def test_the_jpeg_copy_is_known_by_the_order_of_its_labels(pack, monkeypatch):
     pack()
     for split in ("train", "test"):
-        table, kinds, _ = cifar.read_cifar(split)
+        table, kinds, _ = datafiles.read_cifar(split)
         digest = hashlib.sha256(kinds.tobytes()).hexdigest()
-        monkeypatch.setitem(cifar._JPEG_LABELS, split, digest)
+        monkeypatch.setitem(datafiles.JPEG_LABELS, split, digest)
         assert nh.load_cifar10(split).source == f"JPEG copy of CIFAR-10, {split} set"
 
 
@@ -223,26 +206,26 @@ def test_the_order_of_the_labels_of_the_jpeg_copy():
         for member in archive:
             if member.isreg():
                 split, kind, _ = member.name.split("/")
-                labels[split].append(jpegs.CLASSES.index(kind))
+                labels[split].append(datafiles.CIFAR_CLASSES.index(kind))
     rng = np.random.default_rng(0)
     for split, found in labels.items():
         shuffled = np.array(found, np.uint8)[rng.permutation(len(found))]
-        assert hashlib.sha256(shuffled.tobytes()).hexdigest() == cifar._JPEG_LABELS[split]
+        assert hashlib.sha256(shuffled.tobytes()).hexdigest() == datafiles.JPEG_LABELS[split]
 
 
 @pytest.mark.parametrize(
     ("more", "changes", "message"),
     [
-        ([("../evil.jpg", b"", {})], {}, "holds '../evil.jpg', which is no file SPLIT/CLASS/name"),
-        ([("/train/cat/1.jpg", b"", {})], {}, "holds '/train/cat/1.jpg', which is no file"),
-        ([("train/cow/1.jpg", b"", {})], {}, "holds 'train/cow/1.jpg', which is no file"),
-        ([("train/cat/1.png", b"", {})], {}, "holds 'train/cat/1.png', which is no file"),
+        ([("../evil.jpg", b"", {})], {}, "holds '../evil.jpg', no file SPLIT/CLASS/name"),
+        ([("/train/cat/1.jpg", b"", {})], {}, "holds '/train/cat/1.jpg', no file SPLIT"),
+        ([("train/cow/1.jpg", b"", {})], {}, "holds 'train/cow/1.jpg', no file SPLIT"),
+        ([("train/cat/1.png", b"", {})], {}, "holds 'train/cat/1.png', no file SPLIT"),
         (
             [("train/cat/1.jpg", b"", {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"})],
             {},
-            "holds 'train/cat/1.jpg', which is no file",
+            "holds 'train/cat/1.jpg', no file SPLIT",
         ),
-        ([("train/cat/1.jpg", bytes(100_001), {})], {}, "cat/1.jpg has 100,001 bytes"),
+        ([("train/cat/1.jpg", bytes(100_001), {})], {}, "cat/1.jpg of 100,001 bytes"),
         ([], {"test/cat/0000.jpg": b"none"}, "cat/0000.jpg is no JPEG image that can be read"),
         ([], {"test/cat/0000.jpg": jpeg(0, kind="PNG")}, "is no JPEG image that can be read"),
         ([], {"test/cat/0000.jpg": jpeg(0)[:700]}, "is no JPEG image that can be read"),
@@ -254,8 +237,53 @@ def test_odd_archives_are_refused_and_nothing_is_kept(pack, more, changes, messa
     pack(*more, **changes)
     with pytest.raises(DataError, match=message):
         nh.load_cifar10()
-    assert not list(pack.cache.rglob("*.bin"))
-    assert not list((pack.cache / "ntklc").iterdir())
+    assert not list(pack.cache.rglob("*"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_images_of_absurd_size_are_refused(pack, monkeypatch):
+    # Pillow warns of one and raises an error of its own for the other.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1024)
+    for size, message in (((40, 40), "not 32x32"), ((64, 64), "no JPEG image that can be read")):
+        pack(**{"test/cat/0000.jpg": jpeg(0, size)})
+        with pytest.raises(DataError, match=f"cat/0000.jpg is .*{message}"):
+            nh.load_cifar10()
+
+
+def test_a_flipped_bit_is_noticed(pack, monkeypatch):
+    """Wherever it is, or the images are as they were: gzip's checksum covers all of them."""
+    archive = pack()
+    whole = archive.read_bytes()
+    expected = nh.load_cifar10("train")
+    rng = np.random.default_rng(0)
+    for position, bit in zip(rng.integers(0, len(whole), 60), rng.integers(0, 8, 60), strict=True):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << bit
+        archive.write_bytes(damaged)
+        try:
+            found = nh.load_cifar10("train")
+        except DataError as error:
+            assert str(archive) in str(error)
+        else:
+            assert found == expected and position < 10  # gzip's header: time, system, flags
+
+
+def test_a_cache_that_was_made_without_the_checksum_is_not_taken(pack):
+    digest = hashlib.sha256(pack().read_bytes()).hexdigest()
+    old = pack.cache / "ntklc" / f"cifar10-jpeg-{digest[:16]}"
+    old.mkdir(parents=True)
+    for name in ("test_batch.bin", *(f"data_batch_{i}.bin" for i in range(1, 6))):
+        (old / name).write_bytes(bytes(3073))
+    assert len(nh.load_cifar10("test").X) == 10
+
+
+def test_a_cache_that_cannot_be_written_is_named(pack, monkeypatch):
+    pack()
+    blocked = pack.cache.with_name("blocked")
+    blocked.write_text("a file, no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    with pytest.raises(DataError, match="blocked/ntklc/.* cannot be written"):
+        nh.load_cifar10()
 
 
 def test_damaged_and_interrupted_archives_leave_nothing(pack, monkeypatch):

@@ -17,7 +17,16 @@ def symmetric(n, seed=0):
 @pytest.mark.parametrize("sign", [1, -1])
 def test_spectral_norm_sees_both_ends(sign, n):
     A = sign * (symmetric(n) - np.sqrt(n) * np.eye(n))
-    assert nh.spectral_norm(A) == pytest.approx(np.linalg.norm(A, 2), rel=1e-9)
+    assert nh.theory.spectral_norm(A) == pytest.approx(np.linalg.norm(A, 2), rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [30, 300])
+def test_norms_and_errors_of_what_has_no_directions(n):
+    K = symmetric(n)
+    assert nh.relative_error(K, K) == 0 and nh.theory.spectral_norm(0 * K) == 0
+    assert nh.theory.spectral_norm(-3 * np.eye(n)) == pytest.approx(3, rel=1e-9)
+    norm = np.linalg.norm(K, 2)
+    assert nh.relative_error(K, K + 0.5 * np.eye(n)) == pytest.approx(0.5 / norm, rel=1e-9)
 
 
 def test_relative_error_of_an_operator_and_of_its_matrix():
@@ -52,19 +61,34 @@ def test_leading_eigenpairs():
 def test_align_undoes_a_rotation(seed):
     vectors = np.linalg.eigh(symmetric(25))[1][:, :3]
     rotation, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((3, 3)))
-    np.testing.assert_allclose(nh.align(vectors @ rotation, vectors), vectors, atol=1e-12)
-    np.testing.assert_allclose(nh.align(-vectors[:, :1], vectors[:, :1]), vectors[:, :1])
+    np.testing.assert_allclose(nh.theory.align(vectors @ rotation, vectors), vectors, atol=1e-12)
+    np.testing.assert_allclose(nh.theory.align(-vectors[:, :1], vectors[:, :1]), vectors[:, :1])
+
+
+def test_principal_cosines_are_of_the_planes():
+    vectors, (angle, other) = np.eye(6)[:, :2], (0.3, 1.2)
+    turned = np.zeros((6, 2))
+    turned[[0, 2], 0] = np.cos(angle), np.sin(angle)
+    turned[[1, 3], 1] = np.cos(other), np.sin(other)
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((2, 2)))[0]
+    found = nh.theory.principal_cosines(turned @ rotation, vectors)
+    np.testing.assert_allclose(found, np.cos([angle, other]), atol=1e-12)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: nh.relative_error(np.eye(3), np.eye(4)), "must be square and of one shape"),
+        (lambda: nh.relative_error(np.eye(3), np.eye(4)), "equivalent must have 3 entries"),
+        (lambda: nh.relative_error(np.eye(3)[:2], np.eye(3)), "kernel must be a square matrix"),
+        (lambda: nh.relative_error(np.zeros((3, 3)), np.eye(3)), "kernel must not be zero"),
+        (lambda: nh.leading_eigenpairs(np.zeros((0, 0)), 1), "kernel must be a square matrix"),
+        (lambda: nh.theory.required_width([], [], 1.0), "widths must increase"),
+        (lambda: nh.theory.principal_cosines(np.eye(3), np.eye(2)), "must have one shape"),
         (lambda: nh.relative_error(np.full((2, 2), np.nan), np.eye(2)), "kernel must be finite"),
         (lambda: nh.power_law([1, 2], [1, 2]), "one length of 3 or more"),
         (lambda: nh.power_law([1, 2, 3], [1, 2, 0]), "must be positive"),
-        (lambda: nh.leading_eigenpairs(np.eye(3), 4), "k must be at most n=3"),
-        (lambda: nh.align(np.eye(3), np.eye(2)), "must have one shape"),
+        (lambda: nh.leading_eigenpairs(np.eye(3), 4), "k must be a whole number from 1 to 3"),
+        (lambda: nh.theory.align(np.eye(3), np.eye(2)), "must have one shape"),
     ],
 )
 def test_bad_input(call, message):
@@ -79,12 +103,12 @@ def test_bad_input(call, message):
 def test_required_width_inverts_a_power_law(slope, start, share):
     widths = np.array([10.0, 30, 100, 500])
     width = 10 * 50**share
-    found = nh.required_width(widths, start * widths**slope, start * width**slope)
+    found = nh.theory.required_width(widths, start * widths**slope, start * width**slope)
     assert found == pytest.approx(width, rel=1e-9)
 
 
 def test_required_width_is_the_first_crossing():
-    assert nh.required_width([1, 2, 4, 8], [4, 1, 3, 0.5], 2.0) == pytest.approx(np.sqrt(2))
+    assert nh.theory.required_width([1, 2, 4, 8], [4, 1, 3, 0.5], 2.0) == pytest.approx(np.sqrt(2))
 
 
 @pytest.mark.parametrize(
@@ -100,4 +124,4 @@ def test_required_width_is_the_first_crossing():
 )
 def test_bad_sweeps_have_no_required_width(widths, errors, target, message):
     with pytest.raises(ValueError, match=message):
-        nh.required_width(widths, errors, target)
+        nh.theory.required_width(widths, errors, target)

@@ -1,15 +1,27 @@
 """Compressed networks: the same function as the network they stand for, in memory and on disk."""
 
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_breast_cancer
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.preprocessing import StandardScaler
 from torch import nn
+from torch.nn.utils import prune
+from torch.nn.utils.parametrizations import weight_norm
 
 import ntklc_helpers as nh
-from ntklc_helpers.compressed import _from_bytes
-from ntklc_helpers.storage import NetworkFileError, from_bytes, to_bytes
+from ntklc_helpers.compression.storage import NetworkFileError, from_bytes, to_bytes
 
 RELU = nh.activation("relu")
 
@@ -73,18 +85,13 @@ def test_ties_do_not_pass_a_threshold(digits):
     h, ties = X, []
     for layer in small.layers:
         u = layer.scale * h @ layer.weights.to_dense().T
-        above = u[:, :, None] - layer.thresholds
+        above = u[:, :, None] - layer.activation.thresholds
         ties.append(np.count_nonzero(np.abs(above) < 1e-12, axis=(1, 2)))
-        h = layer.levels[np.count_nonzero(above > 1e-12, axis=2)]
+        h = np.array(layer.activation.levels)[np.count_nonzero(above > 1e-12, axis=2)]
     # The first layer adds floats: where these should cancel, rounding decides.
     whole = ties[0] == 0
     assert np.mean(whole) > 0.9 and ties[1][whole].sum() > 100 and ties[2][whole].sum() > 100
     np.testing.assert_allclose(small.features(X)[whole], h[whole], atol=1e-8, rtol=1e-7)
-
-
-def test_hidden_layers_after_the_first_run_on_integers(small):
-    kinds = [(layer.bounds.dtype.kind, layer.values.dtype) for layer in small._prepared]
-    assert kinds == [("f", np.int8), ("i", np.int8), ("i", np.float32)]
 
 
 def test_features_do_not_depend_on_the_batch(small, digits):
@@ -144,7 +151,7 @@ def test_a_damaged_file_is_refused_whole(small, data, weights):
     else:
         content[at] = (content[at] + data.draw(st.integers(1, 255))) % 256
     with pytest.raises(NetworkFileError):
-        _from_bytes(bytes(content))
+        nh.CompressedNetwork.from_bytes(bytes(content))
 
 
 @settings(max_examples=200, deadline=None)
@@ -172,7 +179,7 @@ def test_a_forged_description_is_refused_or_makes_a_network(small, data):
         dtype = data.draw(st.sampled_from([np.uint8, np.float32, np.float64, np.int64]))
         tensors[name] = np.array(data.draw(st.lists(st.integers(0, 255), max_size=20)), dtype)
     try:
-        network = _from_bytes(to_bytes(tensors, about))
+        network = nh.CompressedNetwork.from_bytes(to_bytes(tensors, about))
     except NetworkFileError:
         return
     assert network.features(np.zeros((1, network.p))).shape == (1, network.widths[-1])
@@ -188,6 +195,85 @@ def test_another_version_and_other_files_are_named(small, tmp_path):
         nh.load(path)
     with pytest.raises(FileNotFoundError):
         nh.load(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"shape": [2**15, 2**15]},
+        {"shape": [2**40, 64]},
+        {"shape": [10**30, 64]},
+        {"scale": 10**400},
+        {"scale": "1"},
+        {"drawn": {"sparsity": 0.5, "seed": 1, "stream": 1}, "shape": [2**19, 2**19]},
+        {"packed": {"codes_zeros": True, "rice_bits": 0, "count": 0}, "shape": [2**14, 2**14]},
+    ],
+)
+def test_absurd_sizes_in_a_forged_file_are_refused(small, forged):
+    tensors, about = from_bytes(small.to_bytes("packed"))
+    del about["digest"], about["version"]
+    about["layers"][0] |= forged
+    with pytest.raises(NetworkFileError, match="not a compressed network"):
+        nh.CompressedNetwork.from_bytes(to_bytes(tensors, about))
+
+
+def test_saving_goes_through_a_link_and_keeps_the_mode(small, tmp_path):
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_bytes(b"old")
+    target.chmod(0o600)
+    link.symlink_to(target)
+    small.save(link)
+    assert link.is_symlink() and target.read_bytes() == small.to_bytes()
+    assert target.stat().st_mode & 0o777 == 0o600
+    # What a temporary name can be foretold to be, does not matter.
+    other = tmp_path / "other"
+    other.write_bytes(b"precious")
+    (tmp_path / f"net.{os.getpid()}.tmp").symlink_to(other)
+    small.save(tmp_path / "net")
+    assert other.read_bytes() == b"precious"
+    dangling = tmp_path / "dangling"
+    dangling.symlink_to(tmp_path / "new")
+    small.save(dangling)
+    assert (tmp_path / "new").read_bytes() == small.to_bytes()
+
+
+def test_threads_may_save_to_one_path(small, tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        sizes = list(pool.map(lambda _: small.save(tmp_path / "net"), range(60)))
+    assert set(sizes) == {len(small.to_bytes())}
+    assert list(tmp_path.iterdir()) == [tmp_path / "net"]
+
+
+def _predict(network_and_rows):
+    network, X = network_and_rows
+    return network.predict(X)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_forked_workers_predict_after_their_parent_did(small, digits):
+    X = digits[2]
+    expected = small.predict(X)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        found = pool.map_async(_predict, [(small, X), (small, X[:1])]).get(timeout=120)
+    assert np.array_equal(found[0], expected) and np.array_equal(found[1], expected[:1])
+
+
+def test_it_can_be_imported_where_nothing_can_be_written(tmp_path):
+    package = tmp_path / "ntklc_helpers"
+    skip = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(Path(nh.__file__).parent, package, ignore=skip)
+    # Not even by root: a file stands where the folder of compiled code would be.
+    for folder in package.rglob("*/"):
+        (folder / "__pycache__").touch()
+    nowhere = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR"), "/dev/null")
+    environment = os.environ | nowhere | {"PYTHONPATH": str(tmp_path)}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    code = "import ntklc_helpers; print(ntklc_helpers.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0 and str(tmp_path) in done.stdout, done.stderr
 
 
 # --- from torch modules ---
@@ -227,7 +313,7 @@ def test_a_sequential_keeps_the_moments_of_every_pre_activation(digits, act, bia
         assert z.std(axis=0).mean() == pytest.approx(u.std(axis=0).mean(), rel=1e-4)
         h = torch.from_numpy(u).float()
         h = net[1](h)
-        ours = nh.Quantized(tuple(layer.thresholds), tuple(layer.levels))(z)
+        ours = layer.activation(z)
     np.testing.assert_allclose(small.features(X), ours, rtol=1e-5, atol=1e-6)
 
 
@@ -267,63 +353,231 @@ def test_drawn_weights_of_a_sequential_can_be_saved_as_a_seed(digits, tmp_path):
     assert np.array_equal(nh.load(tmp_path / "net").predict(Xt), small.predict(Xt))
 
 
+class Sine(nn.Module):
+    def forward(self, x):
+        return torch.sin(x)
+
+
+class Kinked(nn.Module):
+    """A kink, named or not."""
+
+    def __init__(self, breakpoints=None):
+        super().__init__()
+        self.breakpoints = breakpoints
+
+    def forward(self, x):
+        return torch.maximum(x, torch.zeros_like(x))
+
+
+class Backward(nn.Linear):
+    def forward(self, x):
+        return super().forward(-x)
+
+
+def hooked(module):
+    module.register_forward_hook(lambda module, inputs, output: 2 * output)
+    return module
+
+
+def bytes_of(net, X, **options):
+    return nh.compress(net, X, levels=4, sparsity=0.5, **options).to_bytes()
+
+
+def test_what_changes_nothing_is_left_out(digits):
+    X, (one, act, last) = digits[0], (*sequential(64, 20), nn.Linear(20, 10))
+    plain = bytes_of(nn.Sequential(one, act, last), X)
+    nested = [nn.Sequential(nn.Flatten(), one), nn.Sequential(nn.Dropout(), act, nn.Identity())]
+    for end in ([], [nn.Softmax(dim=1)], [nn.Softmax(-1)], [nn.LogSoftmax(dim=1)], [nn.Dropout()]):
+        net = nn.Sequential(*nested, last, *end).train()
+        assert bytes_of(net, X) == plain
+        assert net.training and nested[1].training
+    assert bytes_of(nn.Sequential(one, act, last).double(), X) == plain
+
+
+def test_one_module_may_stand_in_several_places(digits):
+    X, act = digits[0], nn.ReLU()
+    net = nn.Sequential(nn.Linear(64, 20), act, nn.Linear(20, 20), act)
+    assert nh.compress(net, X, levels=4).widths == (20, 20)
+
+
+def test_a_batch_norm_is_folded_into_the_layer_before(digits):
+    X = digits[0]
+    one, act = sequential(64, 20)
+    norm = nn.BatchNorm1d(20)
+    for values in (norm.running_mean, norm.running_var, norm.weight.data, norm.bias.data):
+        values.uniform_(0.5, 2.0)
+    net = nn.Sequential(one, norm, act, nn.Linear(20, 3))
+    (layer,) = nh.compress(net, X, levels=16).layers
+    u = nn.Sequential(one, norm).eval()(torch.from_numpy(X).float()).detach().numpy()
+    z = layer.scale * X @ layer.weights.to_dense().T + layer.offset
+    np.testing.assert_allclose(z.mean(axis=0), u.mean(axis=0), atol=1e-4)
+    assert z.std(axis=0).mean() == pytest.approx(u.std(axis=0).mean(), rel=1e-4)
+
+
+def test_weights_are_those_that_the_network_uses(digits):
+    """After pruning by hooks, or under a parametrisation, `weight` is only made when it runs."""
+    X, (one, act) = digits[0], sequential(64, 20)
+    prune.l1_unstructured(one, "weight", 0.75)
+    with torch.no_grad():
+        one.weight_orig.neg_()
+    (layer,) = nh.compress(nn.Sequential(one, act), X, sparsity=0.5).layers
+    used = (one.weight_orig * one.weight_mask).detach().numpy()
+    assert np.array_equal(layer.weights.to_dense(), np.sign(used))
+    normed = weight_norm(sequential(64, 20)[0])
+    (layer,) = nh.compress(nn.Sequential(normed, act), X, sparsity=0.0).layers
+    assert np.array_equal(layer.weights.to_dense(), np.sign(normed.weight.detach().numpy()))
+
+
+@pytest.mark.parametrize(
+    ("module", "same"),
+    [
+        (nn.ELU(0.5), nh.activation("elu", alpha=0.5)),
+        (nn.ReLU6(), nh.activation("relu6")),
+        (nn.Softplus(beta=5), nh.activation("softplus", beta=5)),
+        (nn.PReLU(init=0.1), nh.activation("leaky_relu", slope=np.float32(0.1))),
+        (Sine(), nh.activation("sin")),
+        (Kinked([0.0]), RELU),
+    ],
+)
+def test_activations_of_torch_and_of_ones_own(digits, module, same):
+    X, one = digits[0], nn.Linear(64, 20)
+    (layer,) = nh.compress(nn.Sequential(one, module), X, levels=8).layers
+    u = X @ one.weight.detach().numpy().T + one.bias.detach().numpy()
+    (step,) = nh.match([same], np.sqrt(np.mean(u**2)), 8, grid="uniform").activations
+    np.testing.assert_allclose(layer.activation.levels, step.levels, rtol=1e-4, atol=1e-6)
+
+
+LINEAR = nn.Linear(64, 5)
+
+
 @pytest.mark.parametrize(
     ("modules", "message"),
     [
+        ([nn.Conv2d(1, 2, 3), nn.ReLU()], r"net\[0\], a Conv2d, .*compress what follows"),
+        ([nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 2, 3)], r"net\[0\], a Unflatten, .* a Linear"),
         (
-            [nn.Conv2d(1, 2, 3), nn.ReLU()],
-            r"module 0 is Conv2d\(1, 2.*where a Linear layer is needed",
+            [LINEAR, nn.Sequential(nn.Softmax(dim=1), nn.ReLU())],
+            r"net\[1\]\[0\], a Softmax, .*elem",
         ),
-        (
-            [nn.Linear(64, 5), nn.ReLU(), nn.Dropout()],
-            r"module 2 is Dropout.*a Linear layer is needed",
-        ),
-        (
-            [nn.Linear(64, 5), nn.Softmax(dim=1)],
-            r"module 1 is Softmax.*an activation that is known",
-        ),
-        ([nn.Linear(64, 5), nn.Linear(5, 2)], r"module 1 is Linear.*an activation that is known"),
-        ([nn.Linear(64, 5), nn.ReLU(), nn.ReLU()], "module 2 is ReLU"),
-        ([nn.Linear(64, 5)], "at least one Linear layer followed by an activation"),
+        ([LINEAR, nn.ReLU(), nn.Linear(5, 2), nn.Softmax(dim=0)], r"net\[3\], a Softmax, .*else"),
+        ([LINEAR, nn.ReLU(), nn.BatchNorm1d(5)], r"net\[2\], a BatchNorm1d, .*only a Linear"),
+        ([LINEAR, nn.BatchNorm1d(5, track_running_stats=False)], r"net\[1\], a BatchNorm1d"),
+        ([LINEAR, nn.LayerNorm(5)], r"net\[1\], a LayerNorm, .*elementwise"),
+        ([LINEAR, nn.PReLU(5)], r"net\[1\], a PReLU, .*elementwise"),
+        ([LINEAR, Kinked()], r"net\[1\], a Kinked, .*`breakpoints`"),
+        ([LINEAR, nn.Linear(5, 2)], r"net\[1\], a Linear, .*elementwise"),
+        ([LINEAR, nn.ReLU(), nn.ReLU()], r"net\[2\], a ReLU, .*only a Linear"),
+        ([Backward(64, 5), nn.ReLU()], r"net\[0\], a Backward, .*something else than its type"),
+        ([hooked(nn.Linear(64, 5)), nn.ReLU()], r"net\[0\], a Linear, .*something else"),
+        ([LINEAR, hooked(nn.ReLU())], r"net\[1\], a ReLU, .*something else"),
+        ([hooked(nn.Sequential(LINEAR)), nn.ReLU()], r"net\[0\], a Sequential, .*nothing else"),
+        ([LINEAR], "at least one Linear layer followed by an activation"),
         ([], "at least one Linear layer"),
     ],
 )
-def test_what_cannot_be_taken_is_refused_by_name(digits, modules, message):
+def test_what_cannot_be_taken_is_refused_by_name_and_place(digits, modules, message):
     with pytest.raises(TypeError, match=message):
         nh.compress(nn.Sequential(*modules), digits[0])
+
+
+@pytest.fixture(scope="module")
+def two_classes():
+    X, y = load_breast_cancer(return_X_y=True)
+    return StandardScaler().fit_transform(X), y
+
+
+@pytest.mark.parametrize("end", [[], [nn.Sigmoid()]])
+def test_one_output_is_the_logit_of_the_second_class(two_classes, end):
+    X, y = two_classes
+    net = nn.Sequential(*sequential(30, 64), nn.Linear(64, 1))
+    x, target = torch.from_numpy(X).float(), torch.from_numpy(y[:, None]).float()
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    for _ in range(50):
+        optimizer.zero_grad()
+        nn.functional.binary_cross_entropy_with_logits(net(x), target).backward()
+        optimizer.step()
+    classes = None if end else [0, 1]
+    small = nh.compress(nn.Sequential(net, *end), X, levels=16, sparsity=0.3, classes=classes)
+    assert small.widths == (64,) and small.readout.classes.tolist() == [0, 1]
+    assert small.score(X, y) > 0.93
+    with pytest.raises(ValueError, match="classes must name the two that net's one output tells"):
+        nh.compress(net, X)
+    words = nh.compress(net, X, levels=16, sparsity=0.3, classes=["ill", "well"])
+    assert words.score(X, np.array(["ill", "well"])[y]) == small.score(X, y)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("activation", ["relu", "logistic"])
+def test_classifiers_of_scikit_learn_keep_their_labels(two_classes, digits, tmp_path, activation):
+    options = {
+        "activation": activation,
+        "max_iter": 60,
+        "random_state": 0,
+        "learning_rate_init": 0.01,
+    }
+    for X, y in (two_classes, digits[:2]):
+        labels = np.array([f"class {i}" for i in range(10)])[y]
+        net = MLPClassifier((64,), **options).fit(X, labels)
+        small = nh.compress(net, X, levels=16, sparsity=0.3)
+        assert small.score(X, labels) > net.score(X, labels) - 0.06
+        small.save(tmp_path / "net")
+        assert np.array_equal(nh.load(tmp_path / "net").predict(X), small.predict(X))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_values_and_several_labels_are_refused(two_classes):
+    X, y = two_classes
+    values = MLPRegressor(hidden_layer_sizes=(5,), max_iter=2).fit(X, y)
+    several = MLPClassifier((5,), max_iter=2).fit(X, np.column_stack([y, 1 - y]))
+    for net, message in [
+        (values, "MLPRegressor"),
+        (several, "MLPClassifier"),
+        (MLPClassifier(), "fitted"),
+    ]:
+        with pytest.raises(TypeError, match=message):
+            nh.compress(net, X)
 
 
 def test_other_bad_input_is_refused(digits, small):
     X, y, _, _ = digits
     net = nh.RandomMLP(64, [20], [RELU], 1.0)
+    trained, hidden = (
+        nn.Sequential(*sequential(64, 5), nn.Linear(5, 3)),
+        nn.Sequential(*sequential(64, 5)),
+    )
     for call, error, message in [
         (lambda: nh.compress(nn.Linear(2, 2), X), TypeError, "got Linear"),
         (lambda: nh.compress(net, X[:, :5]), ValueError, "X must have 64 columns"),
+        (lambda: nh.compress(trained, X[:, :5]), ValueError, r"X must fit net: net\[0\] is Linear"),
+        (lambda: nh.compress(trained, X[:1]), ValueError, "X must hold samples that differ"),
+        (lambda: nh.compress(trained, 0 * X), ValueError, "X must hold samples that differ"),
         (
             lambda: nh.compress(net, 3 * X),
             ValueError,
-            r"tau0=1; its rows have root mean square norm 3",
+            "tau0=1; its rows have root mean square norm 3",
         ),
         (lambda: nh.compress(net, X, sparsity=1.0), ValueError, "sparsity must be in"),
         (lambda: nh.compress(net, X, seed=-1), ValueError, "seed must be"),
-        (lambda: nh.compress(net, X, levels=1), ValueError, "levels must be whole numbers"),
-        (lambda: nh.compress(net, X, weights="kept"), ValueError, "weights must be 'drawn'"),
+        (lambda: nh.compress(net, X, levels=1), ValueError, "levels must be"),
+        (lambda: nh.compress(net, X, weights="kept"), ValueError, "weights must be one of drawn"),
+        (lambda: nh.compress(net, X, classes=[0, 1]), ValueError, "classes belong to a trained"),
         (
-            lambda: nh.compress(nn.Sequential(*sequential(64, 5)), X, levels="paper"),
+            lambda: nh.compress(trained, X, levels="paper"),
             ValueError,
-            "is for a RandomMLP",
+            "a Matching is for a RandomMLP",
         ),
-        (
-            lambda: nh.compress(nn.Sequential(*sequential(64, 5)), X, levels=[2, 3]),
-            ValueError,
-            "one count or 1",
-        ),
-        (lambda: nh.compress(net, X).predict(X), ValueError, "call fit_readout first"),
-        (lambda: nh.compress(net, X).fit_readout(X, y[:-1]), ValueError, "one label per row of X"),
+        (lambda: nh.compress(trained, X, levels=[2, 3]), ValueError, "levels must have 1 entries"),
+        (lambda: nh.compress(trained, X, classes=[0, 1]), ValueError, "classes must have shape"),
+        (lambda: nh.compress(hidden, X, classes=[0, 1]), ValueError, "ends with a Linear layer"),
+        (lambda: nh.compress(net, X, 4).predict(X), ValueError, "call fit_readout first"),
+        (lambda: nh.compress(net, X, 4).fit_readout(X, y[:-1]), ValueError, "y must have shape"),
         (lambda: small.features(X[:, :3]), ValueError, "X must have 64 columns"),
+        (lambda: small.features(X, device="nowhere"), ValueError, "device must be"),
         (
             lambda: setattr(
-                small, "readout", nh.Readout.from_weights(np.ones((3, 2)), [0, 0], [0, 1])
+                small,
+                "readout",
+                nh.compression.Readout.from_weights(np.ones((3, 2)), [0, 0], [0, 1]),
             ),
             ValueError,
             "must take 60 features",
@@ -333,23 +587,84 @@ def test_other_bad_input_is_refused(digits, small):
             call()
 
 
-def test_layers_that_do_not_fit_are_refused():
-    T = nh.TernaryMatrix.from_dense(np.eye(3, dtype=np.int8))
-    for arguments, message in [
-        ((T, 1.0, [0.0], [0.0]), "levels must have one entry more than thresholds"),
-        ((T, 1.0, [1.0, 0.0], [0.0, 1, 2]), "strictly increasing"),
-        ((T, 0.0, [0.0], [0.0, 1]), "scale must be a positive"),
-        ((T, 1.0, [0.0], [0.0, 1], np.zeros(2)), "offset must have one entry per neuron"),
-        ((T, 1.0, np.arange(256.0), np.arange(257.0)), "levels must be at most 256"),
+def test_a_law_of_another_variance_is_refused(digits):
+    law = nh.theory.Pruned(0.5, rescale=False)
+    net = nh.RandomMLP(64, [20], [RELU], weights=law)
+    with pytest.raises(ValueError, match="weights of variance 1"):
+        nh.compress(net, digits[0])
+
+
+def test_a_score_is_of_labels_one_a_row(small, digits):
+    X, y = digits[2:]
+    for wrong, message in [
+        (y[:, None], "y must have shape"),
+        (None, "y must"),
+        (y[1:], "y must have shape"),
+        (y.astype(str), "y must be labels like"),
+        (y + 0.5, "y must be whole numbers or text"),
     ]:
         with pytest.raises(ValueError, match=message):
-            nh.TernaryLayer(*arguments)
-    other = nh.TernaryMatrix.from_dense(np.ones((2, 2), np.int8))
-    layers = [nh.TernaryLayer(M, 1.0, [0.0], [0.0, 1]) for M in (T, other)]
+            small.score(X, wrong)
+    named = nh.CompressedNetwork(small.layers).fit_readout(*(digits[0], digits[1].astype(str)))
+    assert named.score(X, y.astype(str)) == np.mean(small.predict(X) == y) == small.score(X, y)
+
+
+def test_layers_that_do_not_fit_are_refused():
+    T = nh.compression.TernaryMatrix.from_dense(np.eye(3, dtype=np.int8))
+    step = nh.Quantized([0.0], [0.0, 1.0])
+    for arguments, message in [
+        ((T, 0.0, step), "scale must be a positive"),
+        ((T, 1.0, step, np.zeros(2)), "offset must have one entry per neuron"),
+        ((T, 1.0, step, [0, np.nan, 0]), "offset must be finite"),
+        ((T, 1.0, RELU), "activation must be a Quantized"),
+        ((T, 1.0, nh.Quantized(np.arange(65536), np.arange(65537))), "at most 65536 levels"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            nh.compression.TernaryLayer(*arguments)
+    other = nh.compression.TernaryMatrix.from_dense(np.ones((2, 2), np.int8))
+    layers = [nh.compression.TernaryLayer(M, 1.0, step) for M in (T, other)]
     with pytest.raises(ValueError, match="3 outputs are followed by 2 inputs"):
         nh.CompressedNetwork(layers)
-    with pytest.raises(ValueError, match="at least one layer"):
-        nh.CompressedNetwork([])
+    for wrong in ([], None, "layers", layers[0]):
+        with pytest.raises(ValueError, match="layers must be a sequence of at least one"):
+            nh.CompressedNetwork(wrong)
+    assert layers[0] == layers[0] and layers[0] != layers[1]
+
+
+def test_a_network_by_torch_is_the_network_at_hand(digits):
+    """Its own staircases at its own scale, and its own weights, drawn or not."""
+    X = 3 * digits[0]
+    net = nh.RandomMLP(64, [90, 70, 50], [RELU] * 3, tau0=3.0, seed=1)
+    found = nh.match([RELU] * 3, 3.0, 8, grid="uniform")
+    for options in ({}, {"weights": "projected"}, {"grid": "free", "levels": 3}):
+        small = nh.compress(net, X, **{"levels": found} | options)
+        by_torch, wanted = small.features(X, device="cpu"), small.features(X)
+        # A first-layer sum may be rounded across a threshold; no other difference is possible.
+        differ = np.abs(by_torch - wanted).max(axis=1) > 1e-6
+        assert differ.mean() < 0.02
+
+
+@pytest.mark.parametrize("levels", [127, 255, 256])
+def test_as_many_levels_as_int8_has_numbers(digits, levels):
+    X = digits[0]
+    net = nh.RandomMLP(64, [40, 30], [nh.activation("sigmoid")] * 2, seed=1)
+    small = nh.compress(net, X, levels=levels, sparsity=0.0)
+    h = X
+    for layer in small.layers:
+        h = layer.activation(layer.scale * h @ layer.weights.to_dense().T)
+    # Sums that are a threshold but for rounding fall on either side here.
+    assert np.mean(np.abs(small.features(X) - h) > 1e-7) < 0.005
+
+
+def test_more_pieces_than_a_byte_counts(digits):
+    """A staircase may go down and up again, so that it has more pieces than levels."""
+    X, y = digits[:2]
+    T = nh.compression.TernaryMatrix.from_dense(nh.theory.draw_ternary((30, 64), 0.5, 0))
+    zigzag = nh.Quantized(np.linspace(-2, 2, 600), np.arange(601) % 7)
+    small = nh.CompressedNetwork([nh.compression.TernaryLayer(T, 1.0, zigzag)])
+    expected = zigzag(X @ T.to_dense().T)
+    assert np.array_equal(small.features(X), expected)
+    assert np.array_equal(small.features(X[:2]), expected[:2])
 
 
 def test_a_random_network_can_keep_its_own_weights(digits):

@@ -76,14 +76,8 @@ def test_the_package_needs_only_what_it_declares():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     extra = {"torchvision", "papermill", "nbformat", "jupyter_book", "sphinx", "IPython", "pytest"}
+    extra |= {"pandas"}  # for records and tables, by those who make some
     assert extra.isdisjoint(result.stdout.split())
-
-
-def test_the_ci_runs_the_command_of_the_readme():
-    script = (ROOT / ".ci/run").read_text().splitlines()
-    assert script[-2:] == ["make test", "make test-browser"]
-    readme = (ROOT / "README.md").read_text()
-    assert "make test" in readme and "make book" in readme
 
 
 def test_binder_installs_the_book_from_the_lock(tmp_path):

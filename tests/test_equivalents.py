@@ -73,7 +73,7 @@ def test_kappa_is_infinite_after_a_jump_and_beta_is_not():
     assert np.isfinite(layers[2].beta).all()
 
 
-@pytest.mark.parametrize("name", nh.PRESETS)
+@pytest.mark.parametrize("name", nh.data.PRESETS)
 @pytest.mark.parametrize("make", [nh.ck_equivalent, nh.ntk_equivalent])
 def test_equivalent_is_the_formula(name, make):
     X, stats, c = case(name)
@@ -166,7 +166,7 @@ def test_the_identity_has_no_quadratic_part(errors):
     assert lowered[-1] > 0.09 > 2 * ours[-1]
 
 
-@pytest.mark.parametrize("name", nh.PRESETS)
+@pytest.mark.parametrize("name", nh.data.PRESETS)
 def test_kappa_is_the_diagonal_of_the_ntk(name):
     mixture = nh.GaussianMixture.preset(name, 800)
     sample = mixture.sample(1600, 0)
@@ -220,6 +220,60 @@ def test_permutation_of_the_samples(order):
     np.testing.assert_allclose(kernel(X[order], labels[order]), one, atol=1e-13)
 
 
+def test_slips_of_the_published_kappa():
+    layers = nh.propagate([RELU] * 3, 1.25)
+    find = nh.theory.published_kappa_squared
+    assert find([RELU] * 3, 1.25, []) == pytest.approx(layers[-1].kappa ** 2, rel=1e-12)
+    assert find([RELU], 1.25, ["squared"]) == pytest.approx(layers[0].kappa ** 4)
+    g = nh.gaussian_moments(RELU, layers[0].tau)
+    late = g.variance + g.derivative_power * 1.25
+    assert find([RELU], 1.25) == pytest.approx(late**2)
+    with pytest.raises(ValueError, match="slips must be one of start, late, squared"):
+        find([RELU], 1.25, ["early"])
+
+
+def test_an_equivalent_of_ones_own():
+    X, V = np.eye(4)[:, :2], np.ones((4, 1))
+    kernel = nh.KernelEquivalent(X.tolist(), V, [[0.5]], 2, 1)
+    np.testing.assert_allclose(kernel.to_dense(), 2 * X @ X.T + 0.5 + np.eye(4))
+    for wrong in ((X, V[:3], [[0.5]]), (X, V, np.eye(2))):
+        with pytest.raises(ValueError, match="V and A must fit X"):
+            nh.KernelEquivalent(*wrong, 2, 1)
+
+
+def test_coefficients_and_equivalents_can_be_compared():
+    X, stats, c = case()
+    assert c == nh.propagate([RELU] * 2, stats.tau0)[-1] != nh.propagate([RELU], stats.tau0)[-1]
+    assert nh.propagate([RELU] * 2)[-1] != c
+    one = nh.ck_equivalent(X, stats, c)
+    assert one == one and one != nh.ck_equivalent(X, stats, c)
+
+
+@pytest.mark.parametrize(
+    ("n", "p", "n_classes"), [(1, 30, 1), (2, 200, 2), (5, 200, 1), (300, 4, 2), (3, 1, 1)]
+)
+@pytest.mark.parametrize("make", [nh.ck_equivalent, nh.ntk_equivalent])
+def test_few_samples_and_many(make, n, p, n_classes):
+    mixture = nh.GaussianMixture.preset("means", p, n_classes)
+    sample = mixture.sample(n, 0)
+    stats = mixture.statistics(sample)
+    kernel = make(sample.X, stats, nh.propagate([RELU], stats.tau0)[-1])
+    dense = kernel.to_dense()
+    values = np.linalg.eigvalsh(dense)
+    np.testing.assert_allclose(kernel.eigenvalues(), values, atol=1e-12 * values[-1])
+    np.testing.assert_allclose(kernel.leading(1)[0], values[-1:], rtol=1e-10)
+    np.testing.assert_allclose(kernel @ np.ones(n), dense @ np.ones(n), atol=1e-11 * values[-1])
+
+
+def test_equal_rows():
+    X = np.ones((8, 3)) * np.repeat([1.0, -0.5], 4)[:, None]
+    X[0, 0] = 0.9
+    stats = nh.estimate_statistics(X, np.arange(8) % 2)
+    kernel = nh.ck_equivalent(X, stats, nh.propagate([RELU], stats.tau0)[-1])
+    values = np.linalg.eigvalsh(kernel.to_dense())
+    np.testing.assert_allclose(kernel.eigenvalues(), values, atol=1e-12 * values[-1])
+
+
 def test_bad_input():
     X, stats, c = case()
     with pytest.raises(ValueError, match="activations must name at least one layer"):
@@ -234,8 +288,12 @@ def test_bad_input():
         ValueError, match=r"use propagate\(activations, tau0\) with the tau0 of the statistics"
     ):
         nh.ck_equivalent(X, stats, nh.propagate([RELU], 2.0)[-1])
+    with pytest.raises(ValueError, match="statistics must be Statistics, got .*ndarray"):
+        nh.ck_equivalent(X, X, c)
+    with pytest.raises(ValueError, match="coefficients must be LayerCoefficients, got .*tuple"):
+        nh.ntk_equivalent(X, stats, nh.propagate([RELU], stats.tau0))
     step = nh.propagate([nh.activation("step")], stats.tau0)[-1]
     with pytest.raises(ValueError, match="diagonal of the neural tangent kernel does not exist"):
         nh.ntk_equivalent(X, stats, step)
-    with pytest.raises(ValueError, match="k must be at most the rank"):
+    with pytest.raises(ValueError, match="k must be a whole number from 1 to 43"):
         nh.ck_equivalent(X, stats, c).leading(60)

@@ -1,5 +1,6 @@
 """Mixtures: the law of their samples, exact and estimated statistics, and bad input."""
 
+import attrs
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 import ntklc_helpers as nh
 
 
-@pytest.mark.parametrize("name", nh.PRESETS)
+@pytest.mark.parametrize("name", nh.data.PRESETS)
 def test_samples_follow_their_law(name):
     p, n = 12, 60_000
     mixture = nh.GaussianMixture.preset(name, p)
@@ -106,16 +107,49 @@ def test_sampling_is_a_function_of_the_seed():
     assert mixture.class_sizes(7).sum() == 7
 
 
+@pytest.mark.parametrize("size", [1e-310, 1e-200, 1e-90, 1e-50, 1e55])
+def test_statistics_in_any_unit(size):
+    """Right wherever they are float64 numbers: no NaN, no infinity, no tau0 of zero."""
+    X = np.random.default_rng(2).integers(-9, 10, (8, 5)).astype(float)
+    one = nh.estimate_statistics(X, np.arange(8) % 2)
+    other = nh.estimate_statistics(size * X, np.arange(8) % 2)
+    assert other.tau0 == pytest.approx(size * one.tau0, rel=1e-12)
+    with np.errstate(under="ignore"):
+        np.testing.assert_allclose(other.T, size**2 * (size**2 * one.T), rtol=1e-12)
+        np.testing.assert_allclose(other.psi, size * (size * one.psi), rtol=1e-10, atol=0)
+
+
+def test_values_are_compared_by_what_they_hold():
+    mixture = nh.GaussianMixture.preset("mixed", 5)
+    same = nh.GaussianMixture(mixture.means.tolist(), mixture.covariances, None)
+    assert mixture == same and mixture != nh.GaussianMixture.preset("mixed", 6)
+    sample = mixture.sample(6, 1)
+    assert sample == same.sample(6, np.int64(1)) and sample != mixture.sample(6, 2)
+    assert mixture.statistics(sample) == same.statistics(sample)
+    assert mixture.statistics(sample) != mixture.statistics(mixture.sample(6, 2))
+    assert mixture != sample
+    rng = np.random.default_rng(1)
+    assert mixture.sample(6, rng) == sample and mixture.sample(6, rng) != sample
+
+
 EYE = np.eye(3)[None]
+STATISTICS = nh.estimate_statistics(np.eye(4), [0, 0, 1, 1])
+OTHER = nh.GaussianMixture.preset("iid", 3).sample(4)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: nh.GaussianMixture.preset("mixture", 10), "unknown preset 'mixture'; known: iid"),
+        (
+            lambda: nh.GaussianMixture.preset("mixture", 10),
+            "name must be one of iid, means, .*, got 'mixture'",
+        ),
         (lambda: nh.GaussianMixture.preset("means", 2, 3), "n_classes must be at most p=2"),
         (lambda: nh.GaussianMixture.preset("mixed", 9, 4), "n_classes must be at most 3"),
-        (lambda: nh.GaussianMixture.preset("iid", 0), "p must be a positive whole number"),
+        (
+            lambda: nh.GaussianMixture.preset("iid", 0),
+            "p must be a whole number of at least 1, got 0",
+        ),
         (lambda: nh.GaussianMixture(np.zeros(3), EYE), r"means must have 2 dimension"),
         (lambda: nh.GaussianMixture(np.zeros((2, 3)), EYE), r"covariances must have shape \(2, 3"),
         (lambda: nh.GaussianMixture(np.full((1, 3), np.nan), EYE), "means must be finite"),
@@ -131,7 +165,25 @@ EYE = np.eye(3)[None]
         (lambda: nh.estimate_statistics(np.zeros((0, 2)), []), "at least one row"),
         (lambda: nh.estimate_statistics([["a"]], [0]), "X must be numbers"),
         (lambda: nh.estimate_statistics(np.eye(2), [0]), r"labels must have shape \(2,\)"),
-        (lambda: nh.estimate_statistics(np.eye(2), [0.0, 1.0]), "labels must be whole numbers"),
+        (lambda: nh.estimate_statistics(np.eye(2), [0.0, 0.5]), "labels must be whole numbers"),
+        (lambda: nh.estimate_statistics(np.eye(2), ["a", "b"]), "labels must be whole numbers"),
+        (lambda: nh.estimate_statistics(np.ma.masked_equal(np.eye(2), 0), [0, 0]), "X .* masked"),
+        (
+            lambda: nh.estimate_statistics(np.eye(2), np.ma.masked_equal([0, 0], 0)),
+            "labels .* masked",
+        ),
+        (lambda: nh.estimate_statistics(1e160 * np.eye(2), [0, 0]), "X must have entries of size"),
+        (
+            lambda: nh.estimate_statistics(np.eye(2) + 0j, [0, 0]),
+            "X must be numbers, got .*complex",
+        ),
+        (lambda: nh.estimate_statistics(np.eye(2).astype(str), [0, 0]), "X must be numbers"),
+        (lambda: nh.estimate_statistics([["2020-01-01"]], [0]), "X must be numbers"),
+        (lambda: nh.GaussianMixture.preset("iid", 9).sample(4, seed=None), "seed must be a whole"),
+        (lambda: nh.GaussianMixture.preset("iid", 9).statistics(0), "sample must be a Sample in"),
+        (lambda: nh.GaussianMixture.preset("iid", 9).statistics(OTHER), "in dimension 9"),
+        (lambda: attrs.evolve(STATISTICS, t=[1.0, np.nan]), "t must be finite"),
+        (lambda: attrs.evolve(STATISTICS, t=[1.0]), r"t, T and psi must have shapes \(2,\)"),
         (lambda: nh.estimate_statistics(np.eye(2), [0, 2]), "a class with no sample"),
         (lambda: nh.estimate_statistics(np.eye(3), [0, 0, 1]), "two samples or more"),
     ],

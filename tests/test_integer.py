@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ntklc_helpers as nh
-from ntklc_helpers.integer import BLOCK, IntegerLayer
+from ntklc_helpers.compression.engine import BLOCK, IntegerLayer
 
 
 def expected(T, inputs, gain, shift, thresholds, values):
@@ -18,7 +18,7 @@ def expected(T, inputs, gain, shift, thresholds, values):
 def cases(draw):
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     rows, columns = draw(st.integers(1, 30)), draw(st.integers(1, 300))
-    T = nh.draw_ternary(
+    T = nh.theory.draw_ternary(
         (rows, columns), draw(st.sampled_from([0.0, 0.5, 0.9])), seed=draw(st.integers(0, 99))
     )
     largest = draw(st.sampled_from([1, 15, 16, 127]))
@@ -36,7 +36,7 @@ def cases(draw):
 def test_sums_of_codes_are_exact(case):
     T, inputs, largest, gain, shift, thresholds, values = case
     layer = IntegerLayer.prepare(
-        nh.TernaryMatrix.from_dense(T), largest, gain, shift, thresholds, values
+        nh.compression.TernaryMatrix.from_dense(T), largest, gain, shift, thresholds, values
     )
     want = expected(T, inputs, gain, shift, thresholds, values)
     assert np.array_equal(layer(inputs), want)
@@ -47,7 +47,7 @@ def test_sums_of_codes_are_exact(case):
 def test_floats_give_the_same_as_codes(case):
     T, inputs, _, gain, shift, thresholds, values = case
     layer = IntegerLayer.prepare(
-        nh.TernaryMatrix.from_dense(T), None, gain, shift, thresholds, values
+        nh.compression.TernaryMatrix.from_dense(T), None, gain, shift, thresholds, values
     )
     assert np.array_equal(
         layer(inputs.astype(float)), expected(T, inputs, gain, shift, thresholds, values)
@@ -56,7 +56,7 @@ def test_floats_give_the_same_as_codes(case):
 
 def test_a_sum_of_floats_is_the_same_in_every_batch():
     rng = np.random.default_rng(0)
-    T = nh.TernaryMatrix.from_dense(nh.draw_ternary((50, 700), 0.3, seed=1))
+    T = nh.compression.TernaryMatrix.from_dense(nh.theory.draw_ternary((50, 700), 0.3, seed=1))
     # Numbers of which every order of summation gives another total.
     inputs = rng.choice([1e16, -1e16, 1.0, 3.0], (700, BLOCK))
     thresholds = np.linspace(-1000, 1000, 255)
@@ -68,8 +68,8 @@ def test_a_sum_of_floats_is_the_same_in_every_batch():
 
 @pytest.mark.parametrize(("largest", "dtype"), [(15, np.int16), (16, np.int32)])
 def test_the_narrow_type_is_used_only_where_nothing_can_overflow(largest, dtype):
-    ones = nh.TernaryMatrix.from_dense(np.ones((2, 2184), np.int8))
-    longer = nh.TernaryMatrix.from_dense(np.ones((2, 2185), np.int8))
+    ones = nh.compression.TernaryMatrix.from_dense(np.ones((2, 2184), np.int8))
+    longer = nh.compression.TernaryMatrix.from_dense(np.ones((2, 2185), np.int8))
     shift, thresholds, values = np.zeros(2), np.array([2184.0 * largest - 1]), np.array([0.0, 1.0])
     for matrix, kind in ((ones, dtype), (longer, np.int32)):
         layer = IntegerLayer.prepare(matrix, largest, 1.0, shift, thresholds, values)
@@ -79,6 +79,6 @@ def test_the_narrow_type_is_used_only_where_nothing_can_overflow(largest, dtype)
 
 
 def test_thresholds_out_of_reach_are_never_or_always_passed():
-    T = nh.TernaryMatrix.from_dense(np.ones((1, 4), np.int8))
+    T = nh.compression.TernaryMatrix.from_dense(np.ones((1, 4), np.int8))
     layer = IntegerLayer.prepare(T, 1, 1e-9, np.zeros(1), np.array([-1e30, 1e30]), np.arange(3.0))
     assert (layer(np.ones((4, BLOCK), np.int8)) == 1).all()

@@ -11,8 +11,7 @@ from numpy.polynomial.legendre import leggauss
 from scipy.stats import multivariate_normal
 
 import ntklc_helpers as nh
-from ntklc_helpers.dual import dual
-from ntklc_helpers.hermite import HermiteSeries
+from ntklc_helpers.theory.hermite import series
 
 DATA = Path(__file__).parent / "data"
 RELU, ERF, SIN, GELU = (nh.activation(name) for name in ("relu", "erf", "sin", "gelu"))
@@ -36,7 +35,7 @@ OWN_JUMP = nh.activation(
 )
 SIGMA_T = nh.sigma_t(-0.5, 1.0, 1.3)
 SIGMA_Q = nh.sigma_q(-1.0, -0.4, 0.3, 1.2, 0.7, -0.8)
-NAMED = [nh.activation(n) for n in nh.activation_names() if not n.startswith("sigma_")]
+NAMED = [nh.activation(n) for n in nh.theory.activation_names() if not n.startswith("sigma_")]
 EVERY = [*NAMED, nh.activation("leaky_relu", slope=0.3), SIGMA_T, SIGMA_Q, OWN_KINK, OWN_JUMP]
 # Variances and correlation, ρ = 0, ±1 and near ±1 among them.
 PAIRS = [
@@ -57,10 +56,18 @@ def gaussian_data(n, p, seed=0):
 def layer_pair(activation, variances, rho):
     """E[σσ] and E[σ'σ'] of one pair, as the package computes them."""
     A, B = variances
-    c = np.array([[rho * np.sqrt(A * B)]])
-    k, d, scratch = (np.empty((1, 1)) for _ in range(3))
-    dual(activation, np.array([A, B])).block(slice(0, 1), slice(1, 2), c, k, d, scratch)
-    return k[0, 0], d[0, 0]
+    c = rho * np.sqrt(A * B)
+    if activation.dual is not None:
+        return activation.dual(c, A, B)
+    layer, (u, v) = one_by_one(activation, [A, B])
+    k, d = layer.pair(np.array([c]), u, v, np.empty((3, 1)))
+    return k[0], d[0]
+
+
+def one_by_one(activation, variances):
+    """The series, and its inputs (…, 1) for each of the variances."""
+    layer, inputs, _, _ = series(activation, np.sqrt(variances))
+    return layer, np.split(inputs, len(variances), axis=1)
 
 
 def rule(cuts):
@@ -148,13 +155,13 @@ def test_slope_kernel_is_the_derivative_in_the_covariance():
             assert (above - below) / (2 * step) == pytest.approx(d, rel=1e-6)
 
 
-@pytest.mark.parametrize("activation", NAMED, ids=lambda a: a.name)
+@pytest.mark.parametrize("activation", [a for a in NAMED if a.dual], ids=lambda a: a.name)
 def test_closed_forms_agree_with_the_series(activation):
     variance = np.array([0.5, 1.0, 1.7])
-    closed, series = dual(activation, variance), HermiteSeries.prepare(activation, variance)
-    for attribute in ("mean", "square", "slope_square"):
-        expected = getattr(series, attribute)
-        np.testing.assert_allclose(getattr(closed, attribute), expected, rtol=1e-13, atol=1e-14)
+    _, inputs, square, slope_square = series(activation, np.sqrt(variance))
+    close = {"rtol": 1e-13, "atol": 1e-14}
+    np.testing.assert_allclose(activation.dual.mean(variance), inputs[0], **close)
+    np.testing.assert_allclose(activation.dual.power(variance), [square, slope_square], **close)
 
 
 def test_correlation_one_and_minus_one():
@@ -271,6 +278,63 @@ def test_a_name_does_not_make_a_closed_form():
     np.testing.assert_allclose(nh.limit_kernels(X, [impostor])[0], expected, rtol=0, atol=1e-14)
 
 
+FORMULAS = {
+    "leaky_relu": lambda c, A, B, r: (
+        (0.9**2 / 4 * 2 / np.pi) * (np.sqrt(A * B * (1 - r**2)) + c * np.arcsin(r))
+        + 1.1**2 / 4 * c,
+        (0.9**2 / 4 * 2 / np.pi) * np.arcsin(r) + 1.1**2 / 4,
+    ),
+    "sign": lambda c, A, B, r: (
+        2 / np.pi * np.arcsin(r),
+        2 / np.pi / np.sqrt(A * B * (1 - r**2)),
+    ),
+    "erf": lambda c, A, B, r: (
+        2 / np.pi * np.arcsin(2 * c / np.sqrt((1 + 2 * A) * (1 + 2 * B))),
+        4 / np.pi / np.sqrt((1 + 2 * A) * (1 + 2 * B) - 4 * c**2),
+    ),
+    "sin": lambda c, A, B, r: (
+        np.exp(-(A + B) / 2) * np.sinh(c),
+        np.exp(-(A + B) / 2) * np.cosh(c),
+    ),
+    "cos": lambda c, A, B, r: (
+        np.exp(-(A + B) / 2) * np.cosh(c),
+        np.exp(-(A + B) / 2) * np.sinh(c),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_fast_forms_are_their_formulas_for_arrays_of_any_shape(name):
+    rng = np.random.default_rng(0)
+    A, B = rng.uniform(0.1, 3, (4, 1, 5)), rng.uniform(0.1, 3, (3, 5))
+    rho = rng.uniform(-0.99, 0.99, (4, 3, 5))
+    c = rho * np.sqrt(A * B)
+    given = c.copy(), A.copy(), B.copy()
+    act = nh.activation(name, slope=0.1) if name == "leaky_relu" else nh.activation(name)
+    found = act.dual(c, A, B)
+    np.testing.assert_allclose(found, FORMULAS[name](c, A, B, rho), rtol=1e-12, atol=1e-15)
+    for array, before in zip((c, A, B), given, strict=True):
+        np.testing.assert_array_equal(array, before)
+
+
+@pytest.mark.parametrize("constant", [nh.Quantized([0.0], [2, 2]), nh.Quantized([1.0], [2, 2])])
+def test_a_constant_layer_has_constant_kernels(constant):
+    X = gaussian_data(4, 5)
+    for kernel in nh.limit_kernels(X, [constant], center=False):
+        np.testing.assert_allclose(kernel, 4.0, rtol=1e-14)
+    own = nh.activation(lambda t: 0 * t + 3.0, name="three")
+    for kernel in nh.limit_kernels(X, [own], center=False):
+        np.testing.assert_allclose(kernel, 9.0, rtol=1e-14)
+    with pytest.raises(ValueError, match="'three' is constant"):
+        nh.limit_kernels(X, [own])
+
+
+def test_activations_by_name():
+    X = gaussian_data(4, 5)
+    expected = nh.limit_kernels(X, [RELU, GELU])
+    np.testing.assert_array_equal(nh.limit_kernels(X, ["relu", "gelu"]), expected)
+
+
 @pytest.mark.parametrize(
     ("X", "activations", "options", "message"),
     [
@@ -285,6 +349,30 @@ def test_a_name_does_not_make_a_closed_form():
             {"center": False},
             "name every kink and jump in `breakpoints`",
         ),
+        # A kink on a panel's edge is found too.
+        (np.eye(2), [nh.activation(torch.relu)], {"center": False}, "name every kink and jump"),
+        (
+            np.eye(2),
+            [nh.activation(lambda t: torch.tanh(t.detach()), name="cut")],
+            {"center": False},
+            "derivative of activation 'cut' must be that of its function",
+        ),
+        (
+            3 * np.eye(2),
+            [nh.activation(lambda t: torch.exp(t**2 / 8), name="tower")],
+            {"center": False},
+            "'tower' has no finite Gaussian moments",
+        ),
+        (
+            3 * np.eye(2),
+            [nh.activation(lambda t: t**20, name="power")] * 2,
+            {"center": False},
+            "'power' has inputs of standard deviation .*bring X to rows of norm about 1",
+        ),
+        (1e4 * np.eye(50), [nh.activation("tanh")], {}, "bring X to rows of norm about 1"),
+        (9 * np.eye(2), ["quadratic"] * 15, {"center": False}, "'quadratic' grows too large on X"),
+        (np.array([["2020-01-01"]], dtype="M8[D]"), [RELU], {}, "X must be numbers"),
+        (np.eye(2), "relu", {}, "activations must name at least one layer"),
     ],
 )
 def test_bad_input_names_the_argument(X, activations, options, message):

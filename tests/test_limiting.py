@@ -1,31 +1,17 @@
 """Limiting spectra against closed forms, eigenvalues of samples, and limits of themselves."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from attrs import evolve
 from scipy.integrate import quad
 
 import ntklc_helpers as nh
-from ntklc_helpers.bulk import Bulk, General, covariances
 
 RELU, TANH, ABS, LINEAR = (nh.activation(name) for name in ("relu", "tanh", "abs", "linear"))
 
 
 def last(activations, mixture):
     return nh.propagate(activations, tau0=mixture.tau0)[-1]
-
-
-def kolmogorov(density, eigenvalues):
-    """Distance of two distribution functions; the point mass is compared as a whole."""
-    values = np.sort(eigenvalues)
-    if density.atom_mass:
-        values = values[values > density.atom + 1e-9]
-    n = len(eigenvalues)
-    above = np.arange(n - len(values) + 1, n + 1) / n
-    return np.maximum(
-        np.abs(density.cdf(values) - above), np.abs(density.cdf(values) - above + 1 / n)
-    ).max()
 
 
 def marchenko_pastur(x, ratio):
@@ -77,7 +63,7 @@ def test_no_outlier_below_the_phase_transition():
         assert sum(o.value > density.edges[-1, 1] for o in outliers) == count
 
 
-@pytest.mark.parametrize("preset", nh.PRESETS)
+@pytest.mark.parametrize("preset", nh.data.PRESETS)
 @pytest.mark.parametrize("kernel", ["ck", "ntk"])
 def test_density_and_outliers_of_the_equivalent(preset, kernel):
     mixture = nh.GaussianMixture.preset(preset, p=500)
@@ -93,7 +79,7 @@ def test_density_and_outliers_of_the_equivalent(preset, kernel):
             ]
         )
         # Eigenvalues are rigid: the distance is a few / n beside the outliers' own share of 1 / n.
-        assert kolmogorov(density, observed[0]) < 0.006
+        assert density.kolmogorov(observed[0]) < 0.006
         far = 1.05 * density.edges[-1, 1]
         predicted = [o.value for o in outliers if o.value > far]
         assert (observed > far).sum(axis=1).tolist() == [len(predicted)] * 2
@@ -134,7 +120,6 @@ def test_outlier_between_atom_and_bulk():
 
 def test_three_classes_without_common_eigenvectors():
     mixture = nh.GaussianMixture.preset("mixed", p=100, n_classes=3)
-    assert isinstance(covariances(mixture, np.zeros((100, 0))), General)
     coefficients = last([RELU] * 2, mixture)
     density, outliers = nh.limiting_spectrum(mixture, 200, coefficients)
     values = []
@@ -143,23 +128,64 @@ def test_three_classes_without_common_eigenvectors():
         kernel = nh.ck_equivalent(sample.X, mixture.statistics(sample), coefficients)
         values.append(kernel.eigenvalues())
     # The outliers, two above the bulk and two below, are a share of 0.02 that no density has.
-    assert kolmogorov(density, np.ravel(values)) < 0.025
+    assert density.kolmogorov(np.ravel(values)) < 0.025
     assert outliers[0].value == pytest.approx(np.mean([v[-1] for v in values]), rel=0.06)
 
 
 def test_common_eigenvectors_are_only_a_short_cut():
     mixture = nh.GaussianMixture.preset("mixed", p=24)
-    directions = np.linalg.qr(mixture.means.T)[0]
-    short, ratios = covariances(mixture, directions), np.array([0.7, 0.9])
-    long = General(mixture.covariances, directions)
-    for z, x in ((0.3 + 0.2j, np.array([0.5 - 0.1j, 0.7 - 0.3j])), (7.0, np.array([0.5, 0.8]))):
-        for a, b in zip(short.traces(x, z), long.traces(x, z), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-11)
-    y = np.array([0.1, -0.2])
-    for a, b in zip(short.forms(x, 7.0, y), long.forms(x, 7.0, y), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
-    one, other = (Bulk(c, ratios).support() for c in (short, long))
-    np.testing.assert_allclose(one, other, rtol=1e-7)
+    A = np.random.default_rng(0).standard_normal((24, 24))
+    near = mixture.covariances + np.array([1e-8 * (A + A.T), np.zeros_like(A)])
+    near = nh.GaussianMixture(mixture.means, near)
+    one, other = (nh.limiting_spectrum(m, 40, last([RELU] * 2, m)) for m in (mixture, near))
+    np.testing.assert_allclose(other[0].edges, one[0].edges, rtol=1e-6)
+    np.testing.assert_allclose(other[0].cdf(one[0].x), one[0].cdf(one[0].x), atol=1e-3)
+    for a, b in zip(one[1], other[1], strict=True):
+        assert b.value == pytest.approx(a.value, rel=1e-6)
+        np.testing.assert_allclose(b.alignment, a.alignment, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-200, 1e-12, 1e-6])
+@pytest.mark.parametrize("n", [60, 200])
+def test_a_class_of_constant_rows_is_a_point_mass_and_a_spike(size, n):
+    p = 100
+    means = np.zeros((2, p))
+    means[0, 0], means[1, 1] = 3, 4
+    mixture = nh.GaussianMixture(means, np.array([size * np.eye(p), np.eye(p)]), [0.25, 0.75])
+    coefficients = last([RELU] * 2, mixture)
+    density, outliers = nh.limiting_spectrum(mixture, n, coefficients)
+    sample = mixture.sample(n, seed=0)
+    kernel = nh.ck_equivalent(sample.X, mixture.statistics(sample), coefficients)
+    values = kernel.eigenvalues()
+    # All but one of the rows of one class, or what the dimension leaves, lie at the point mass.
+    assert density.atom_mass == pytest.approx(max(0.25, 1 - p / n), abs=1e-3)
+    assert density.atom == pytest.approx(values[n // 8], abs=1e-6)
+    tops = density.isolated([outlier.value for outlier in outliers])
+    np.testing.assert_allclose(tops, values[::-1][: len(tops)], rtol=0.06)
+    assert len(tops) == 2
+
+
+def test_distance_of_a_density_from_eigenvalues():
+    mixture = nh.GaussianMixture(np.zeros((1, 30)), np.eye(30)[None])
+    density, _ = nh.limiting_spectrum(mixture, 60, last([LINEAR], mixture))
+    assert density.atom_mass == pytest.approx(0.5, abs=1e-6)
+    # At quantiles the distance is half a step, wherever the point mass is counted.
+    levels = (np.arange(20) + 0.5) / 20
+    grid = np.concatenate([[density.atom] * 2, density.x])
+    quantiles = np.interp(levels, density.cdf(grid), grid)
+    quantiles[levels < 0.5] = density.atom
+    assert density.kolmogorov(quantiles) == pytest.approx(0.025, abs=1e-3)
+    assert density.kolmogorov(quantiles[::-1] * (1 + 1e-12)) == pytest.approx(0.025, abs=1e-3)
+    assert density.kolmogorov([100.0]) == pytest.approx(1)
+    assert density.isolated([1.0, 9.0, 7.0, 6.0]).tolist() == [9.0, 7.0]
+    assert density.isolated([1.0, 6.0], margin=0).tolist() == [6.0]
+
+
+def test_results_can_be_compared():
+    mixture = nh.GaussianMixture.preset("means", p=20)
+    one, other = (nh.limiting_spectrum(mixture, 40, last([RELU], mixture)) for _ in range(2))
+    assert one == other and one[0] != evolve(one[0], atom=3.0)
+    assert one != nh.limiting_spectrum(mixture, 50, last([RELU], mixture))
 
 
 def test_two_intervals_and_a_singular_covariance():
@@ -169,7 +195,7 @@ def test_two_intervals_and_a_singular_covariance():
     density, _ = nh.limiting_spectrum(mixture, 240, last([LINEAR], mixture))
     assert len(density.edges) == 2
     sample = mixture.sample(240)
-    assert kolmogorov(density, np.linalg.eigvalsh(sample.X @ sample.X.T)) < 0.012
+    assert density.kolmogorov(np.linalg.eigvalsh(sample.X @ sample.X.T)) < 0.012
     assert density.cdf(density.edges[0, 1]) == pytest.approx(0.25, abs=1e-4)
     between = density.edges[0, 1] + 1e-3
     assert density.pdf(between) == 0 and (density.pdf(density.x) >= 0).all()
@@ -184,7 +210,7 @@ def test_even_activation_leaves_a_point_and_outliers():
     assert density.cdf(density.atom) == 1 and density.cdf(density.atom - 1e-9) == 0
     # The same as the limit of a linear part that vanishes.
     alpha = coefficients.alpha + np.array([1e-7, 0, 0, 0])
-    _, near = nh.limiting_spectrum(mixture, 600, replace(coefficients, alpha=alpha))
+    _, near = nh.limiting_spectrum(mixture, 600, evolve(coefficients, alpha=alpha))
     near = [o for o in near if abs(o.value - density.atom) > 1e-3]
     for a, b in zip(outliers, near, strict=True):
         assert a.value == pytest.approx(b.value, rel=1e-4)
@@ -194,9 +220,13 @@ def test_even_activation_leaves_a_point_and_outliers():
 def test_bad_input_names_the_argument():
     mixture = nh.GaussianMixture.preset("iid", p=20)
     coefficients = last([RELU], mixture)
-    with pytest.raises(ValueError, match="kernel must be 'ck' or 'ntk', got 'nngp'"):
+    with pytest.raises(ValueError, match="kernel must be one of ck, ntk, got 'nngp'"):
         nh.limiting_spectrum(mixture, 40, coefficients, kernel="nngp")
-    with pytest.raises(ValueError, match="n must be a positive whole number"):
+    with pytest.raises(ValueError, match="mixture must be a GaussianMixture, got .*list"):
+        nh.limiting_spectrum([], 40, coefficients)
+    with pytest.raises(ValueError, match="coefficients must be LayerCoefficients, got .*tuple"):
+        nh.limiting_spectrum(mixture, 40, nh.propagate([RELU]))
+    with pytest.raises(ValueError, match="n must be a whole number of at least 1"):
         nh.limiting_spectrum(mixture, 0, coefficients)
     with pytest.raises(ValueError, match="leaves a class with no sample"):
         nh.limiting_spectrum(mixture, 1, coefficients)

@@ -4,18 +4,21 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import fsolve
+from scipy.special import ndtr
 
 import ntklc_helpers as nh
-from ntklc_helpers.fitting import fit_layer, network_shares
-from ntklc_helpers.matching import MatchingError, match
-from ntklc_helpers.published import sigma_q_solution, sigma_t_solutions
-from ntklc_helpers.quantizers import Staircase, demanded_shares
+from ntklc_helpers.matching.bounds import linear_share_bound
+from ntklc_helpers.matching.layerwise import network_shares
+from ntklc_helpers.matching.match import MatchingError, match
+from ntklc_helpers.matching.paper import sigma_q_solution, sigma_t_network, sigma_t_solutions
+from ntklc_helpers.matching.staircases import Layer, Staircase, demanded_shares, fit_layer
 
 RELU = nh.activation("relu")
 NAMES = ("relu", "leaky_relu", "tanh", "erf", "gelu", "silu", "sigmoid", "softplus", "abs", "sin")
@@ -103,9 +106,12 @@ def test_sigma_t_has_no_other_solution(name, tau):
     assert len(known) == 2
 
     def equations(z):
-        s1, s2, a = min(z[0], z[1]), max(z[0], z[1]) + 1e-9, z[2]
-        new = nh.gaussian_moments(nh.sigma_t(s1, s2, a), tau)
-        return [new.d1**2 - g.d1**2, new.d2**2 - g.d2**2, new.square_d2 - g.square_d2]
+        # σ_T's own moments: where it has next to no variance, gaussian_moments refuses it.
+        a, x = z[2], np.sort(z[:2]) / tau
+        low, high = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+        d1, d2 = a * (high - low) / tau, a * (x[1] * high - x[0] * low) / tau**2
+        square_d2 = a * d2 * (2 * (ndtr(x[1]) - ndtr(x[0])) - 1)
+        return [d1**2 - g.d1**2, d2**2 - g.d2**2, square_d2 - g.square_d2]
 
     rng, hits = np.random.default_rng(0), set()
     for _ in range(40):
@@ -157,6 +163,24 @@ def test_published_scheme_says_what_it_lacks():
     assert not out.exact and "no sigma_t" in out.reason
 
 
+def test_published_scheme_of_deep_networks_says_where_float64_ends():
+    """Scales square from layer to layer: at the sixth σ_T's own curve has no digits left."""
+    out = match([RELU] * 9, 1.0, "paper")
+    assert not out.exact and "no sigma_t with the d1², d2² and (σ²)'' of layer 6" in out.reason
+    assert np.isfinite([out.compressed[-1].tau, *out.relative_error.values()]).all()
+    scales = [1.0, *(layer.tau for layer in out.original)]
+    moments = [nh.gaussian_moments(RELU, tau) for tau in scales]
+    assert len(sigma_t_network(moments[:3])) == 3 and sigma_t_network(moments) == []
+
+
+@pytest.mark.parametrize("tau", [1e2, 1e9, 1e200])
+def test_sigma_t_at_an_absurd_scale_is_none_at_all(tau):
+    g = nh.gaussian_moments(RELU, 1.0)
+    assert sigma_t_solutions(g, tau) == ()
+    with pytest.raises(ValueError, match="tau must be a positive"):
+        sigma_t_solutions(g, -tau)
+
+
 # --- the bars ---------------------------------------------------------------------------------
 
 
@@ -179,6 +203,43 @@ def test_uniform_levels_are_int8_codes_times_a_step(m):
         assert codes.min() >= -128.5 and codes.max() <= 127.5
 
 
+@pytest.mark.parametrize("name", ["silu", "abs", "cos"])
+@pytest.mark.parametrize("grid", ["free", "uniform"])
+def test_with_up_to_256_levels_there_are_no_more_pieces(name, grid):
+    """A folded activation has two pieces a level and more; a compressed layer takes 256."""
+    out = match([named(name)], 1.0, 256, grid=grid)
+    assert out.exact
+    assert len(out.activations[0].levels) <= 256
+    many = nh.Quantized(np.arange(300.0), np.arange(301) % 2)
+    assert len(match([many], 100.0, 8).activations[0].levels) <= 256
+
+
+def test_deep_networks_take_seconds():
+    start = time.process_time()
+    assert match([RELU] * 50, 1.0, 8).exact
+    out = match([RELU] * 9, 1.0, 3, "ridge")
+    assert max(out.relative_error[f"alpha{i}"] for i in (1, 2, 3)) < 1e-9 and out.ridge_shift > 0
+    assert time.process_time() - start < 60
+
+
+def test_matchings_are_compared_by_value():
+    first, same, other = (match([RELU], 1.0, m) for m in (6, 6, 8))
+    assert first == same and first != other and first != "relu"
+
+
+def test_quadratic_frontier_is_for_everybody_and_wants_shares():
+    assert nh.matching.quadratic_frontier([0.0, 0.99], 2).tolist()[1] == -np.inf
+    for shares, m in (([1.5], 4), (0.5, 4), ([0.5], 33), (["a"], 4)):
+        with pytest.raises(ValueError, match=r"(linear_share|m) must"):
+            nh.matching.quadratic_frontier(shares, m)
+
+
+@pytest.mark.parametrize("m", [0, -1, 2.5, "3", None, True, [3]])
+def test_linear_share_bound_wants_a_whole_number(m):
+    with pytest.raises(ValueError, match="m must be a whole number of at least 1"):
+        linear_share_bound(m)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_sixteen_levels_match_to_a_percent_or_prove_they_cannot(name):
     for tau0, depth in ((0.3, 1), (1.0, 2), (3.0, 2)):
@@ -194,11 +255,12 @@ def test_layers_make_up_for_each_other():
     silu = nh.activation("silu")
     out = match([silu] * 3, 3.0, 8)
     alone = [
-        fit_layer(silu, nh.gaussian_moments(silu, t), 8)[1]
+        fit_layer(Layer(silu, nh.gaussian_moments(silu, t), 8))[1]
         for t in (3.0, out.original[0].tau, out.original[1].tau)
     ]
     assert max(alone) > 1e-3 and out.exact
-    assert np.max(np.abs(out.shares - out.compressed_shares)) > 1e-3
+    first = nh.gaussian_moments(out.activations[0], 3.0)
+    assert abs(first.linear_share - nh.gaussian_moments(silu, 3.0).linear_share) > 1e-3
 
 
 def test_equivalents_of_the_exact_match_are_equal():
@@ -329,17 +391,22 @@ def test_an_activation_with_few_levels_is_its_own_match():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"activations": []}, "activations must be"),
-        ({"activations": ["relu"]}, "activations must be"),
+        ({"activations": []}, "activations must name"),
+        ({"activations": ["relux"]}, "unknown activation"),
+        ({"activations": RELU}, "activations must name"),
         ({"tau0": 0.0}, "tau0 must be"),
         ({"tau0": float("inf")}, "tau0 must be"),
-        ({"levels": 1}, "levels must be whole numbers of at least 2"),
+        ({"levels": 1}, "levels must be a whole number of at least 2"),
         ({"levels": 2.5}, "levels"),
-        ({"levels": [8, 8, 8]}, "levels must be one count or 2"),
-        ({"levels": "best"}, "levels must be one of 'paper'"),
+        ({"levels": [8, 8, 8]}, "levels must have 2 entries, as many as activations"),
+        ({"levels": "best"}, "levels must be one of paper"),
+        ({"levels": None}, "levels must be a whole number"),
+        ({"levels": [4, "4"]}, "levels must be a whole number"),
+        ({"levels": []}, "levels must have 2 entries"),
         ({"objective": "both"}, "objective must be one of"),
+        ({"objective": ["exact"]}, "objective must be one of"),
         ({"grid": "log"}, "grid must be one of"),
-        ({"levels": 300, "grid": "uniform"}, "at most 256"),
+        ({"levels": 300, "grid": "uniform"}, "levels must be a whole number from 2 to 256"),
         ({"levels": "paper", "grid": "uniform"}, "fixes objective and grid"),
         ({"activations": [nh.activation(lambda x: (x**2).exp(), name="blowup")]}, "blowup"),
     ],

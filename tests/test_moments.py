@@ -168,7 +168,7 @@ quantized = st.integers(1, 7).flatmap(
 @given(quantized, st.floats(0.3, 3.0))
 def test_quantized_closed_form_is_the_quadrature(parts, tau):
     act = nh.Quantized(sorted(parts[0]), parts[1])
-    opaque = nh.activation(act._lookup, breakpoints=act.thresholds)
+    opaque = nh.activation(act, breakpoints=act.thresholds)
     closed, quadrature = nh.gaussian_moments(act, tau), nh.gaussian_moments(opaque, tau)
     for field in FIELDS:
         assert getattr(closed, field) == pytest.approx(getattr(quadrature, field), abs=1e-11)
@@ -216,7 +216,7 @@ def test_extreme_scales():
 
 @pytest.mark.parametrize("tau", [0, -1.0, math.nan, math.inf, [1.0], "1"])
 def test_bad_scale(tau):
-    with pytest.raises(ValueError, match="tau must be a positive finite number"):
+    with pytest.raises(ValueError, match="tau must "):
         nh.gaussian_moments(nh.activation("relu"), tau)
 
 
@@ -226,9 +226,32 @@ def test_bad_scale(tau):
         (lambda t: torch.exp(t**2), "no finite Gaussian moments at tau=1.0"),
         (lambda t: torch.log(t), "no finite Gaussian moments"),
         (lambda t: (t > 0.3).double(), "did not converge; name every kink and jump"),
+        (lambda t: (t > 1.0).double(), "did not converge; name every kink and jump"),
+        (lambda t: (t.abs() < 1.0).double(), "did not converge; name every kink and jump"),
+        (lambda t: torch.relu(t - 1e-6), "did not converge; name every kink and jump"),
+        (lambda t: torch.tanh(1e5 * t), "did not converge; name every kink and jump"),
+        (lambda t: torch.tanh(t.detach()), "derivative of .* must be that of its function"),
+        (lambda t: t.detach() * torch.tanh(t), "derivative of .* must be that of its function"),
         (lambda t: 0 * t + 3.0, "'<lambda>' is constant"),
     ],
 )
 def test_bad_functions(function, message):
     with pytest.raises(ValueError, match=message):
         nh.gaussian_moments(nh.activation(function), 1.0)
+
+
+@pytest.mark.parametrize("act", [nh.Quantized([0.5], [2, 2]), nh.Quantized([60.0], [0, 1])])
+def test_constant_staircases_are_refused(act):
+    with pytest.raises(ValueError, match="'quantized' is constant at tau=1.0"):
+        nh.gaussian_moments(act)
+    with pytest.raises(ValueError, match="'quantized' is constant at tau=1.0"):
+        nh.propagate([act])
+
+
+@pytest.mark.parametrize("steep", [3.0, 30.0])
+def test_steep_functions_still_converge(steep):
+    own = nh.activation(lambda t: torch.erf(steep * t))
+    g, expected = (
+        nh.gaussian_moments(a, tau) for a, tau in ((own, 1.0), (nh.activation("erf"), steep))
+    )
+    assert g.derivative_power == pytest.approx(steep**2 * expected.derivative_power, rel=1e-12)

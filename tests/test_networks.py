@@ -23,7 +23,7 @@ def data(n=12, seed=0):
 
 
 def network(widths=(40, 50), activations=(RELU, TANH), **options):
-    return nh.RandomMLP(P, widths, activations, device="cpu", **options)
+    return nh.RandomMLP(P, widths, activations, **{"device": "cpu"} | options)
 
 
 @pytest.mark.parametrize(("law", "options"), LAWS)
@@ -126,14 +126,22 @@ def test_kernels_tend_to_the_limit(law, options):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"widths": []}, "widths and activations must have one entry"),
-        ({"widths": [5]}, "widths and activations must have one entry"),
-        ({"widths": [5, 0]}, "widths must be a positive whole number"),
+        ({"widths": []}, "widths must name at least one layer"),
+        ({"widths": [5]}, "activations must have 1 entries, as many as widths, got 2"),
+        ({"widths": [5, 0]}, "widths must be a whole number of at least 1"),
+        ({"widths": "40"}, "widths must be a whole number"),
+        ({"widths": None}, "widths must be a whole number"),
         ({"tau0": 0.0}, "tau0 must be a positive"),
-        ({"weights": "cauchy"}, "unknown weights 'cauchy'; known: gaussian"),
+        ({"weights": "cauchy"}, "weights must be one of gaussian, .*, got 'cauchy'"),
         ({"weights": "ternary", "sparsity": 1.0}, r"sparsity must be in \[0, 1\)"),
-        ({"sparsity": 0.5}, "sparsity belongs to ternary weights"),
-        ({"weights": "student_t", "degrees_of_freedom": 2.0}, "degrees_of_freedom must be above 2"),
+        ({"sparsity": 0.5}, "sparsity belongs to weights='ternary'"),
+        (
+            {"weights": nh.theory.Gaussian(), "sparsity": 0.5},
+            "sparsity belongs to weights='ternary'",
+        ),
+        ({"weights": nh.theory.Pruned([0.5, 0.5])}, "sparsity must be one number, or one for each"),
+        ({"dtype": torch.int8}, "dtype must be a floating-point torch.dtype"),
+        ({"device": "no such"}, "device must be one that torch can use"),
         ({"seed": -1}, "seed must be a whole number"),
     ],
 )
@@ -142,14 +150,51 @@ def test_bad_networks_name_the_argument(options, message):
         network(**options)
 
 
+@pytest.mark.parametrize("degrees", [2.0, 1, np.inf, np.nan, "many"])
+def test_student_t_needs_a_variance(degrees):
+    with pytest.raises(ValueError, match="degrees_of_freedom'? must be"):
+        nh.theory.StudentT(degrees)
+
+
+def test_words_are_laws_and_laws_are_values():
+    words = {
+        "gaussian": nh.theory.Gaussian(),
+        "student_t": nh.theory.StudentT(5),
+        "rademacher": nh.theory.Rademacher(),
+    }
+    for word, law in words.items():
+        named, given = network(weights=word), network(weights=law)
+        assert named.law == given.law == law and hash(named.law) == hash(law)
+        assert torch.equal(named.matrices[1], given.matrices[1])
+    assert (
+        network(weights="ternary", sparsity=0.9).law
+        == nh.theory.Ternary(0.9)
+        != nh.theory.Ternary(0.8)
+    )
+    assert nh.theory.Pruned([0.5, 0.2]) == nh.theory.Pruned((0.5, 0.2)) != nh.theory.Pruned(0.5)
+
+
+def test_a_law_of_ones_own():
+    class Signs(nh.theory.Gaussian):
+        def draw(self, shape, seed, layer):
+            return np.sign(super().draw(shape, seed, layer))
+
+    net = network(weights=Signs())
+    assert set(np.unique(net.matrices[0])) == {-1, 1}
+
+
 def test_bad_inputs_name_the_argument():
     net = network()
-    with pytest.raises(ValueError, match=f"X must have p={P} columns"):
+    with pytest.raises(ValueError, match=f"X must have {P} columns"):
         net.features(np.ones((2, P + 1)))
     with pytest.raises(ValueError, match="X must be finite"):
         nh.empirical_ck(net, np.full((2, P), np.nan))
-    with pytest.raises(ValueError, match="net must be a network"):
+    with pytest.raises(ValueError, match="net must be a RandomMLP or some of them"):
         nh.empirical_ck([], data())
+    with pytest.raises(ValueError, match="net must be a RandomMLP or some of them"):
+        nh.empirical_ntk([net, "net"], data())
+    with pytest.raises(ValueError, match="batch_size must be"):
+        net.features(data(), batch_size=0)
     jumping = network(activations=(RELU, nh.sigma_t(-1.0, 1.0, 1.0)))
     with pytest.raises(ValueError, match="'sigma_t'.* have a jump"):
         nh.empirical_ntk(jumping, data())

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from ntklc_helpers.pruning import (
+from ntklc_helpers.compression.pruning import (
     apply_masks,
     masks,
     prunable_layers,
@@ -174,7 +174,7 @@ def test_a_layer_may_lose_everything():
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.2, 1.5, float("nan"), "0.2", True])
 def test_bad_fraction(fraction):
     net = model()
-    with pytest.raises(ValueError, match=r"fraction must be a number in \(0, 1\)"):
+    with pytest.raises(ValueError, match="fraction must be "):
         prune_globally(net, fraction)
     assert not hasattr(net[0], "weight_mask")
 

@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 
 import ntklc_helpers as nh
-from ntklc_helpers.readout import LOGISTIC_GRID, RIDGE_GRID, Readout
+from ntklc_helpers.compression.readout import LOGISTIC_GRID, RIDGE_GRID, Readout
 
 
 @pytest.fixture(scope="module")
@@ -76,22 +76,93 @@ def test_rounding_is_within_half_a_step(digits, dtype, part):
     assert rounded.nbytes < full.nbytes
 
 
-def test_constant_features_and_a_class_without_weights_do_no_harm():
-    X, y = np.zeros((20, 3)), np.repeat([0, 1], 10)
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e-9, 1e9, -12345.678])
+def test_constant_features_get_no_weights(value):
+    X, y = np.full((20, 3), value), np.repeat([0, 1], [8, 12])
     readout = nh.fit_readout(X, y, dtype="int8")
     assert np.isfinite(readout.scores(X)).all() and not readout.weights.any()
+    # Beside others they are what zeros are.
+    rng = np.random.default_rng(0)
+    useful = rng.standard_normal((20, 2)) + y[:, None]
+    for kind in ("ridge", "logistic"):
+        beside, zeros = (np.hstack([one, useful]) for one in (X[:, :1], 0 * X[:, :1]))
+        found, plain = (nh.fit_readout(features, y, kind=kind) for features in (beside, zeros))
+        np.testing.assert_allclose(found.weights[1:], plain.weights[1:], rtol=1e-5)
+        assert np.array_equal(found.predict(beside), plain.predict(zeros))
+
+
+def test_labels_may_be_text():
+    X, y = nh.load_digits(split="train", n=400).X, nh.load_digits(split="train", n=400).labels
+    names = np.array([f"digit {'éa'[k % 2]}{k}" for k in range(10)])
+    for kind in ("ridge", "logistic"):
+        numbers, text = (nh.fit_readout(X, labels, kind=kind) for labels in (y, names[y]))
+        assert np.array_equal(text.classes, np.sort(names))
+        assert np.array_equal(nh.fit_readout(X, names[y].tolist(), kind=kind).weights, text.weights)
+        assert text.score(X, names[y]) == pytest.approx(numbers.score(X, y), abs=0.01)
+        again = Readout.from_arrays(text.arrays)
+        assert again == text and np.array_equal(again.predict(X), text.predict(X))
+        assert {a.dtype.kind for a in text.arrays.values()} <= set("fu")
+
+
+def test_score_wants_labels_that_fit():
+    X, y = np.arange(10.0)[:, None], np.repeat([0, 1], 5)
+    readout = nh.fit_readout(X, y)
+    assert readout.score(X, y) == np.mean(readout.predict(X) == y)
+    for bad in (y[:-1], y[:, None], None):
+        with pytest.raises(ValueError, match="y must "):
+            readout.score(X, bad)
+    with pytest.raises(ValueError, match="y must be labels like .*0.*, got .*'0'"):
+        readout.score(X, y.astype(str))
+    with pytest.raises(ValueError, match="features must have 1 columns, got shape"):
+        readout.predict(np.hstack([X, X]))
+
+
+@pytest.mark.parametrize("size", [1e-5, 1e-3, 1e5, 1e9])
+def test_float16_holds_weights_of_any_size(digits, size):
+    X, y, _, _ = digits
+    full, half = (nh.fit_readout(size * X, y, dtype=dtype) for dtype in ("float32", "float16"))
+    assert half.dtype == "float16" and np.isfinite(half.weights).all()
+    largest = np.abs(full.weights).max(axis=0)
+    error = np.abs(half.weights * half.scale - full.weights).max(axis=0)
+    assert (error <= 2.0**-11 * 1.001 * largest).all()
+    assert np.mean(half.predict(size * X) == full.predict(size * X)) > 0.99
+
+
+def test_a_readout_that_is_not_finite_does_not_come_into_being():
+    weights, bias = np.ones((3, 2)), np.zeros(2)
+    for odd in (np.nan, np.inf, 1e300):
+        with pytest.raises(ValueError, match="a readout must be finite"):
+            Readout.from_weights(odd * weights, bias, [0, 1])
+        with pytest.raises(ValueError, match="a readout must be finite"):
+            Readout.from_weights(weights, bias + odd, [0, 1])
+    with pytest.raises(ValueError, match="a readout must be finite in float32: scale the features"):
+        nh.fit_readout(1e-45 * np.array([[1.0], [2], [3], [4]]), [0, 0, 1, 1])
+
+
+def test_readouts_are_equal_where_they_do_the_same():
+    one, same, other = (Readout.from_weights(np.full((3, 2), k), [0, 1], [0, 1]) for k in (1, 1, 2))
+    assert one == same and one != other and one != "a readout"
 
 
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ((np.ones((4, 2)), [0, 1, 0]), {}, "y must be 4 whole numbers, one label per row of X"),
-        ((np.ones((4, 2)), [0.0, 1, 0, 1]), {}, "dtype float64"),
-        ((np.ones((4, 2)), [1, 1, 1, 1]), {}, r"at least two classes, got \[1\]"),
-        ((np.ones(4), [0, 1, 0, 1]), {}, "features must be a matrix"),
-        ((np.ones((4, 2)), [0, 1, 0, 1]), {"kind": "svm"}, "kind must be 'ridge' or 'logistic'"),
+        ((np.ones((4, 2)), [0, 1, 0]), {}, r"y must have shape \(4,\), one per row of X"),
+        ((np.ones((4, 2)), [[0], [1], [0], [1]]), {}, r"y must have shape \(4,\).*got \(4, 1\)"),
+        ((np.ones((4, 2)), [0.5, 1, 0, 1]), {}, "y must be whole numbers or text"),
+        ((np.ones((4, 2)), [1, 1, 1, 1]), {}, r"y must hold at least two classes, got \[1\]"),
+        ((np.ones(4), [0, 1, 0, 1]), {}, "features must have 2 dimension"),
+        ((np.full((4, 1), np.nan), [0, 1, 0, 1]), {}, "features must be finite"),
+        ((np.full((4, 1), np.nan, np.float32), [0, 1, 0, 1]), {}, "features must be finite"),
+        ((np.ones((4, 2)), [0, 1, 0, 1]), {"kind": "svm"}, "kind must be one of ridge, logistic"),
+        ((np.ones((4, 2)), [0, 1, 0, 1]), {"seed": -1}, "seed must be a whole number"),
+        ((np.ones((4, 2)), [0, 1, 0, 1]), {"device": "abacus"}, "device must be one that torch"),
         ((np.ones((4, 2)), [0, 1, 0, 1]), {"dtype": "int4"}, "dtype must be one of"),
-        ((np.ones((4, 2)), [0, 1, 0, 1]), {"holdout": 1.0}, r"holdout must be in \(0, 1\)"),
+        (
+            (np.ones((4, 2)), [0, 1, 0, 1]),
+            {"holdout": 1.0},
+            r"holdout must be a number in \(0, 1\)",
+        ),
         ((np.ones((2, 2)), [0, 1]), {"holdout": 0.9}, "must leave two classes to fit on"),
     ],
 )
@@ -102,13 +173,15 @@ def test_bad_input_is_refused(arguments, options, message):
 
 def test_arrays_that_are_no_readout_are_refused():
     good = Readout.from_weights(np.ones((3, 2)), np.zeros(2), [0, 1])
-    arrays = {name: getattr(good, name) for name in ("weights", "scale", "bias", "classes")}
-    assert np.array_equal(Readout.from_arrays(arrays).weights, good.weights)
+    arrays = good.arrays
+    assert Readout.from_arrays(arrays) == good
     for name, value in [
         ("weights", np.full((3, 2), np.nan, np.float32)),
         ("weights", np.ones((3, 2))),
         ("bias", np.zeros(3, np.float32)),
         ("classes", np.zeros(2, np.int32)),
+        ("classes", np.full((2, 1), 2**31, np.uint32)),
+        ("scale", np.full(2, np.inf, np.float32)),
     ]:
         with pytest.raises(ValueError):
             Readout.from_arrays(arrays | {name: value})

@@ -1,0 +1,57 @@
+# The files that `make book` makes, and from what. The Makefile calls this with the lock held and
+# the environment made; BUILD, PROFILE and AGAIN come from there.
+
+HTML := book/_build/html/index.html
+
+CHAPTERS := $(basename $(notdir $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))))
+EXECUTED := $(CHAPTERS:%=book/notebooks/%.ipynb)
+PAGES := $(shell find book -type f -not -path 'book/notebooks/*' -not -path 'book/_build/*' \
+    -not -name '*.py' -not -name '*.mk' -not -path '*/.*' -not -path '*/__pycache__/*')
+
+# What the reference pages are made from.
+SOURCES := $(shell find ntklc_helpers -name '*.py')
+
+.DELETE_ON_ERROR:
+# A chapter uses all cores, so one runs at a time; PARALLEL=1 lets -j run more, each on few threads.
+ifndef PARALLEL
+.NOTPARALLEL:
+endif
+.PHONY: book inputs again
+MAKEFLAGS += --no-builtin-rules
+
+book: $(HTML)
+	@echo "The book: $(HTML)"
+
+# Rewrites build/parameters/CHAPTER.json only where the profile or that chapter's values changed,
+# and build/modules/CHAPTER.json where a module did that the chapter imports, itself or through
+# others: what a chapter does not use may change without running it again.
+inputs:
+	@$(BUILD) inputs $(PROFILE)
+
+$(CHAPTERS:%=build/parameters/%.json) $(CHAPTERS:%=build/modules/%.json): inputs ;@:
+
+$(EXECUTED): book/notebooks/%.ipynb: notebooks/%.ipynb build/parameters/%.json build/modules/%.json
+	@$(BUILD) chapter $*
+
+# Records of long runs are shown beside what runs here.
+book/notebooks/12_cifar10.ipynb: $(wildcard book/results/cifar10_*)
+book/notebooks/14_random_pruning.ipynb: $(wildcard book/results/pruning_*)
+
+# A chapter that shows others' numbers runs again when one of these changed, not when a sentence did:
+# each run puts down what it recorded, and leaves the file alone where that is the same.
+build/recorded/%.json: book/notebooks/%.ipynb
+	@test -f $@ || $(BUILD) recorded $*
+
+book/notebooks/12_cifar10.ipynb: build/recorded/11_mnist.json
+LEDGER := 18_ledger
+book/notebooks/$(LEDGER).ipynb: $(patsubst %,build/recorded/%.json,$(filter-out $(LEDGER),$(CHAPTERS)))
+
+$(HTML): $(EXECUTED) $(PAGES) $(SOURCES) _config.yml book/colophon.py book/reference.py
+	@$(BUILD) pages
+
+# A chapter that shows something else the second time is an error; `make -k again` runs all.
+AGAIN ?= $(CHAPTERS)
+again: $(AGAIN:%=build/again/%.ipynb)
+
+build/again/%.ipynb: book/notebooks/%.ipynb
+	@$(BUILD) again $*

@@ -1,0 +1,336 @@
+"""From a dense network to a compressed one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from attrs import frozen
+from numpy.typing import ArrayLike, NDArray
+from torch import nn
+
+from .._checks import one_of, same_length, samples, share, whole
+from ..matching.match import Matching, match
+from ..theory.activations import AnyActivation, Quantized, activation, from_module
+from ..theory.moments import gaussian_moments
+from ..theory.networks import RandomMLP
+from .layers import Drawn, TernaryLayer
+from .network import CompressedNetwork
+from .readout import Readout
+from .ternary import TernaryMatrix
+from .train import outputs
+
+Levels = int | Sequence[int] | Literal["paper"] | Matching
+Grid = Literal["uniform", "free"]
+
+# How far the data's scale may be from the one a random network was made for.
+_SCALE_TOLERANCE = 0.1
+# Rows on which each module is held against what its type says.
+_PROBE = 256
+_SKLEARN = {"identity": "linear", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
+
+
+def compress(
+    net: RandomMLP | nn.Sequential | Any,
+    X: ArrayLike,
+    levels: Levels = 8,
+    sparsity: float = 0.9,
+    seed: int = 0,
+    grid: Grid = "uniform",
+    weights: Literal["drawn", "projected"] | None = None,
+    classes: ArrayLike | None = None,
+) -> CompressedNetwork:
+    """The network with ternary hidden weights and staircases in place of its activations.
+
+    Of a random network, staircases are matched for the network as a whole (:func:`match`) and
+    weights are drawn anew: nothing of the original's weights is kept, for nothing of its kernels
+    depends on them. Of a trained one, every layer's staircase is matched at the scale that its
+    pre-activations have on X, and every layer's pre-activations keep the spread they have on X
+    and, where weights are projected, each neuron its mean. A last Linear with no activation after
+    it becomes the readout: its outputs are scores of the classes, and one output alone is a logit,
+    of the second class where it is positive. Values, as of a regression, are no classes: leave the
+    last Linear out, and fit a model of your own on ``small.features(X)``. One output without a
+    Sigmoid after it may be either, so that ``classes`` must then name its two.
+
+    Parameters
+    ----------
+    net : RandomMLP, torch.nn.Sequential or scikit-learn's MLPClassifier
+        A Sequential, as it evaluates, of Linear layers, each followed by an elementwise activation.
+        BatchNorm1d after a Linear is folded into it; Dropout, Identity, Flatten and a last Softmax,
+        LogSoftmax or, of one output, Sigmoid are left out; a Sequential may hold others. Kinks of
+        an activation of your own are named in its attribute ``breakpoints``.
+    X : (n, p) array
+        Samples. A random network only checks its scale on them.
+    levels : int, sequence of int, "paper", or Matching
+        As for :func:`match`; or what that returned for the network, where many are compressed.
+    sparsity : float
+        ε in [0, 1), the share of zeros.
+    seed : int
+        Of drawn weights.
+    grid : "uniform" or "free"
+        As for :func:`match`. On a uniform grid layers run on integers. Not used by "paper", nor
+        where ``levels`` is a Matching.
+    weights : "drawn" or "projected"
+        "projected" keeps the signs of the largest weights, the share 1 − ε of each layer: what a
+        trained network needs, and its default. "drawn" is the default for a random network, and can
+        be saved as a seed.
+    classes : (K,) labels, optional
+        What the outputs of a Sequential stand for; 0 … K − 1 by default.
+
+    Returns
+    -------
+    CompressedNetwork
+        TypeError for a module that cannot be taken, with its place, or another kind of network;
+        ValueError if X does not fit the network or does not vary, or an argument is out of range.
+
+    Examples
+    --------
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 50), torch.nn.ReLU(), torch.nn.Linear(50, 2))
+    >>> nh.compress(net, np.eye(2), levels=4, classes=["no", "yes"]).readout.classes
+    array(['no', 'yes'], dtype='<U3')
+    """
+    sparsity, seed = share("sparsity", sparsity), whole("seed", seed, 0)
+    own = "drawn" if isinstance(net, RandomMLP) else "projected"
+    draw = one_of("weights", own if weights is None else weights, ("drawn", "projected")) == "drawn"
+    X = samples("X", X)
+    if isinstance(net, RandomMLP):
+        if classes is not None:
+            raise ValueError("classes belong to a trained network; a RandomMLP has no outputs")
+        return _compress_random(net, X, levels, grid, sparsity, seed, draw)
+    if isinstance(net, nn.Sequential):
+        hidden, last, shown = _modules_read(net, X)
+        if last is not None and len(last.weight) == 1 and not shown and classes is None:
+            raise ValueError(
+                "classes must name the two that net's one output tells apart, such as "
+                "classes=[0, 1]; an output of values is left out of net, and features are fitted"
+            )
+    elif hasattr(net, "out_activation_"):
+        hidden, last = _sklearn_read(net)
+        classes = net.classes_ if classes is None else classes
+    else:
+        raise TypeError(
+            "net must be a RandomMLP, a torch.nn.Sequential of Linear layers and activations, or a "
+            f"fitted MLPClassifier of scikit-learn, got {type(net).__name__}"
+        )
+    readout = _readout(last, classes)
+    layers = _compress_trained(hidden, X, levels, grid, sparsity, seed, draw)
+    return CompressedNetwork(layers, readout)
+
+
+def _compress_random(
+    net: RandomMLP, X: NDArray, levels: Levels, grid: Grid, sparsity: float, seed: int, draw: bool
+) -> CompressedNetwork:
+    scale = float(np.sqrt(np.mean(np.sum(samples("X", X, net.p) ** 2, axis=1))))
+    if abs(scale / net.tau0 - 1) > _SCALE_TOLERANCE:
+        raise ValueError(
+            f"X must have the scale the network was made for, tau0={net.tau0:.4g}; its rows have "
+            f"root mean square norm {scale:.4g}. See ntklc_helpers.normalize"
+        )
+    if any(law.variance != 1 for law in net.laws[:-1]):
+        raise ValueError(f"net must have weights of variance 1, got {net.law}")
+    if isinstance(levels, Matching):
+        matching = levels
+    else:
+        # "paper" has levels of its own and takes no grid.
+        own: Any = {} if isinstance(levels, str) else {"grid": grid}
+        matching = match(net.activations, net.tau0, levels, **own)
+    steps = matching.activations
+    if (matching.tau0, len(steps)) != (net.tau0, len(net.widths)):
+        raise ValueError(
+            f"levels is a matching of {len(steps)} layers at tau0={matching.tau0:g}; the network "
+            f"has {len(net.widths)} at tau0={net.tau0:g}"
+        )
+    layers, centres = [], RandomMLP(net.p, net.widths, steps, net.tau0).centres
+    for i, (step, centre, width) in enumerate(zip(steps, centres, net.widths, strict=True)):
+        W = None if draw else net.matrices[i].double().cpu().numpy()
+        T, drawn = _ternary(W, (width, (net.p, *net.widths)[i]), sparsity, seed, i + 1)
+        stairs = Quantized(step.thresholds, (np.array(step.levels) - centre) / np.sqrt(width))
+        layers.append(TernaryLayer(T, (1 - sparsity) ** -0.5, stairs, drawn=drawn))
+    return CompressedNetwork(layers, matching=matching)
+
+
+def _ternary(
+    W: NDArray[np.float64] | None, shape: tuple[int, int], sparsity: float, seed: int, layer: int
+) -> tuple[TernaryMatrix, Drawn | None]:
+    """Weights drawn; or the signs of W's largest, the share 1 − ε of them, at least one."""
+    if W is None:
+        drawn = Drawn(sparsity, seed, layer)
+        return drawn.matrix(shape), drawn
+    size = np.abs(W).ravel()
+    kept = max(1, round((1 - sparsity) * size.size))
+    flat = np.sort(np.argsort(-size, kind="stable")[:kept])
+    flat = flat[size[flat] > 0]
+    return TernaryMatrix.from_entries(shape, flat, W.ravel()[flat] < 0), None
+
+
+@frozen(eq=False)
+class _Linear:
+    """h ↦ h Wᵀ + b for rows h."""
+
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+
+    def __call__(self, h: NDArray[np.float64]) -> NDArray[np.float64]:
+        return h @ self.weight.T + self.bias
+
+
+# The hidden layers of a trained network, each with its activation.
+_Hidden = list[tuple[_Linear, AnyActivation]]
+
+
+def _compress_trained(
+    hidden: _Hidden, X: NDArray, levels: Levels, grid: Grid, sparsity: float, seed: int, draw: bool
+) -> list[TernaryLayer]:
+    if not hidden:
+        raise TypeError("net must have at least one Linear layer followed by an activation")
+    if isinstance(levels, str | Matching):
+        raise ValueError('levels="paper" or a Matching is for a RandomMLP, taken as a whole')
+    counts: list[Any] = list(levels) if isinstance(levels, Sequence) else [levels] * len(hidden)
+    same_length("levels", counts, "the hidden layers", len(hidden))
+    before = after = samples("X", X, hidden[0][0].weight.shape[1])
+    layers = []
+    for i, ((linear, act), count) in enumerate(zip(hidden, counts, strict=True), start=1):
+        shape, W = linear.weight.shape, None if draw else linear.weight
+        T, drawn = _ternary(W, shape, sparsity, seed, i)
+        u, sums = linear(before), after @ T.to_dense().T.astype(np.float64)
+        if not (np.ptp(u, axis=0).any() and np.ptp(sums, axis=0).any()):
+            raise ValueError("X must hold samples that differ, in every layer of the network")
+        scale = float(u.std(axis=0).mean() / sums.std(axis=0).mean())
+        offset = linear.bias if draw else u.mean(axis=0) - scale * sums.mean(axis=0)
+        (step,) = match([act], float(np.sqrt(np.mean(u**2))), count, grid=grid).activations
+        layer = TernaryLayer(T, scale, step, offset if np.any(offset) else None, drawn)
+        before, after = act(u), step(scale * sums + (0 if layer.offset is None else layer.offset))
+        layers.append(layer)
+    return layers
+
+
+def _readout(last: _Linear | None, classes: ArrayLike | None) -> Readout | None:
+    if last is None:
+        if classes is not None:
+            raise ValueError("classes belong to a network that ends with a Linear layer")
+        return None
+    W, b = last.weight, last.bias
+    if len(W) == 1:
+        # One logit against a score of 0: the second class where it is positive.
+        W, b = np.concatenate([0 * W, W]), np.concatenate([0 * b, b])
+    return Readout.from_weights(W.T, b, np.arange(len(b)) if classes is None else classes)
+
+
+def _sklearn_read(net: Any) -> tuple[_Hidden, _Linear]:
+    """The layers of a fitted MLPClassifier."""
+    if net.out_activation_ != ("logistic" if net.n_outputs_ == 1 else "softmax"):
+        raise TypeError(
+            f"net must be a classifier of one label a sample, got {net!r}: compress takes scores "
+            "of classes; fit a model of your own on features of a network compressed without its "
+            "last layer"
+        )
+    pairs = zip(net.coefs_, net.intercepts_, strict=True)
+    *hidden, last = (_Linear(W.T.astype(np.float64), b.astype(np.float64)) for W, b in pairs)
+    act = activation(_SKLEARN[net.activation])
+    return [(linear, act) for linear in hidden], last
+
+
+def _leaves(path: str, net: nn.Sequential) -> Iterator[tuple[str, nn.Module]]:
+    """Modules in their order, each with where it stands."""
+    own = type(net).forward is not nn.Sequential.forward
+    if own or net._forward_hooks or net._forward_pre_hooks:
+        raise _refusal(path, net, "a Sequential must run its modules and nothing else")
+    for i, module in enumerate(net):
+        if isinstance(module, nn.Sequential):
+            yield from _leaves(f"{path}[{i}]", module)
+        else:
+            yield f"{path}[{i}]", module
+
+
+def _modules_read(net: nn.Sequential, X: NDArray) -> tuple[_Hidden, _Linear | None, bool]:
+    """The layers of a Sequential, each module held against what it makes of X.
+
+    Then its last Linear without an activation, and whether that is shown as probabilities.
+    """
+    hidden: _Hidden = []
+    linear: _Linear | None = None
+    h = before = X[:_PROBE]
+    shown: NDArray | None = None
+    modules = list(_leaves("net", net))
+    for path, module in modules:
+        # First of all: hooks of pruning and parametrisations set the weights when they run.
+        found, rounding = _run(path, module, h)
+        if isinstance(module, nn.Identity | nn.Dropout | nn.AlphaDropout | nn.Flatten):
+            expected = h
+        elif isinstance(module, nn.Linear) and linear is None:
+            W = _plain(module.weight)
+            linear = _Linear(W, np.zeros(len(W)) if module.bias is None else _plain(module.bias))
+            before, expected = h, linear(h)
+        elif linear is None:
+            raise _refusal(path, module, "only a Linear can stand here; compress what follows it")
+        elif isinstance(module, nn.BatchNorm1d) and module.track_running_stats:
+            linear = _folded(linear, module)
+            expected = linear(before)
+        elif path == modules[-1][0] and (shown := _probabilities(module, h)) is not None:
+            expected = shown
+        else:
+            act = _activation(path, module)
+            hidden, linear = [*hidden, (linear, act)], None
+            expected = act(h.ravel()).reshape(h.shape)
+        near = rounding**0.5 * np.abs(expected).max()
+        if found.shape != expected.shape or not np.abs(found - expected).max() <= near:
+            reason = "it computes something else than its type says; take off what changes it"
+            raise _refusal(path, module, reason)
+        h = expected
+    return hidden, linear, shown is not None
+
+
+def _run(path: str, module: nn.Module, h: NDArray) -> tuple[NDArray, float]:
+    """What a module, evaluated, makes of rows, and the relative size of its rounding."""
+    try:
+        found = outputs(module, torch.from_numpy(h))
+    except ValueError as error:
+        if isinstance(module, nn.Linear):
+            raise ValueError(f"X must fit net: {path} is {module}, got {h.shape}") from error
+        raise _refusal(path, module, "it takes no rows (n, p); compress what follows") from error
+    return found.double().cpu().numpy(), torch.finfo(found.dtype).eps
+
+
+def _plain(parameter: Any) -> NDArray[np.float64]:
+    return parameter.detach().cpu().double().numpy()
+
+
+def _folded(linear: _Linear, norm: nn.BatchNorm1d) -> _Linear:
+    """The layer and the batch norm after it, with its running statistics, as one."""
+    gain = (_plain(norm.running_var) + norm.eps) ** -0.5
+    gain, shift = (gain * _plain(norm.weight), _plain(norm.bias)) if norm.affine else (gain, 0.0)
+    bias = gain * (linear.bias - _plain(norm.running_mean)) + shift
+    return _Linear(gain[:, None] * linear.weight, bias)
+
+
+def _probabilities(module: nn.Module, h: NDArray) -> NDArray | None:
+    """What a last module that only shows scores h as probabilities makes of them."""
+    scores = torch.from_numpy(h)
+    if isinstance(module, nn.Sigmoid) and h.shape[1] == 1:
+        return torch.sigmoid(scores).numpy()
+    shows = {nn.Softmax: torch.softmax, nn.LogSoftmax: torch.log_softmax}.get(type(module))
+    return None if shows is None else shows(scores, 1).numpy()
+
+
+def _activation(path: str, module: nn.Module) -> AnyActivation:
+    if isinstance(module, nn.PReLU) and module.num_parameters == 1:
+        return activation("leaky_relu", slope=module.weight.item())
+    try:
+        return from_module(module)
+    except TypeError:
+        own = deepcopy(module).cpu().double().eval().requires_grad_(False)
+    try:
+        kinks = getattr(module, "breakpoints", None)
+        found = activation(own, name=type(module).__name__, breakpoints=kinks)
+        gaussian_moments(found, 1.0)
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        reason = "only an elementwise activation can stand here, kinks named in its `breakpoints`"
+        raise _refusal(path, module, reason) from error
+    return found
+
+
+def _refusal(path: str, module: nn.Module, reason: str) -> TypeError:
+    return TypeError(f"{path}, a {type(module).__name__}, cannot be compressed: {reason}")

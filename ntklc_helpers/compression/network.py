@@ -1,0 +1,305 @@
+"""Networks with ternary hidden weights and staircases: run on integers, saved in few bytes."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from attrs import define, field, frozen, setters
+from numpy.typing import ArrayLike, NDArray
+
+from .._checks import one_of, samples, torch_device
+from .engine import BLOCK, FEW, IntegerLayer
+from .layers import TernaryLayer, WeightStorage
+from .readout import Readout, fit_readout
+from .storage import NetworkFileError, from_bytes, replace_file, to_bytes
+from .ternary import pack_ternary, ternary_entropy
+
+# Rows that a device takes at a time.
+_BATCH = 4096
+
+
+@frozen
+class Memory:
+    """Bytes and bits of a compressed network.
+
+    On disk, with packed weights, with the seed alone (None if there is no seed), and for a dense
+    network of the same widths and readout in float32, without a header; in memory all arrays held
+    to predict, and those of the hidden weights among them; hidden weights, zeros included, and
+    the bits of one when packed, beside the least possible on average at their sparsity.
+    What is published counts one bit a non-zero weight, none for where it stands, the readout as
+    sparse as the rest, and one bit a neuron; against 32 bits for each of all these.
+
+    Examples
+    --------
+    >>> net = nh.compress(nh.RandomMLP(2, [50], ["relu"]), np.eye(2), levels=4)
+    >>> net.memory().weights
+    100
+    """
+
+    packed_file: int
+    seed_file: int | None
+    dense_file: int
+    resident: int
+    resident_weights: int
+    weights: int
+    bits_per_weight: float
+    entropy_per_weight: float
+    published_bits: float
+    published_dense_bits: float
+
+
+def _fitting(values: Any) -> tuple[TernaryLayer, ...]:
+    layers = tuple(values) if isinstance(values, Sequence) else ()
+    if not layers or not all(isinstance(layer, TernaryLayer) for layer in layers):
+        raise ValueError("layers must be a sequence of at least one layer, each a TernaryLayer")
+    for first, second in pairwise(layer.weights.shape for layer in layers):
+        if second[1] != first[0]:
+            raise ValueError(
+                f"layers must fit: {first[0]} outputs are followed by {second[1]} inputs"
+            )
+    return layers
+
+
+@define(eq=False, repr=False, slots=False)
+class CompressedNetwork:
+    """A network of ternary layers with a trained readout; see :func:`compress`.
+
+    On a CPU it runs on integers; :meth:`features` runs it by torch on a device, and so does a
+    call, which takes a tensor (n, p) to logits (n, K) where the tensor is. ValueError if the
+    sizes of layers and readout do not fit.
+
+    Parameters
+    ----------
+    layers : sequence of TernaryLayer
+    readout : Readout, optional
+        The trained last layer; it can be set.
+    matching : Matching, optional
+        What the staircases keep, where they were matched for the network as a whole.
+
+    Examples
+    --------
+    >>> net, X = nh.RandomMLP(2, [50], ["relu"]), np.eye(2).repeat(9, axis=0)
+    >>> small = nh.compress(net, X, levels=4).fit_readout(X, [3] * 9 + [5] * 9)
+    >>> small.predict([[0.9, 0.1], [0.1, 0.9]])
+    array([3, 5])
+    >>> small.memory().weights, small.memory().seed_file < small.memory().packed_file
+    (100, True)
+    """
+
+    layers: tuple[TernaryLayer, ...] = field(converter=_fitting, on_setattr=setters.frozen)
+    readout: Readout | None = field(default=None)
+    matching: Any = None
+
+    @readout.validator
+    def _readout_fits(self, _: Any, readout: Readout | None) -> None:
+        if readout is not None and len(readout.weights) != self.widths[-1]:
+            raise ValueError(
+                f"readout must take {self.widths[-1]} features, got {len(readout.weights)}"
+            )
+
+    @property
+    def p(self) -> int:
+        """Dimension of the input."""
+        return self.layers[0].weights.shape[1]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Neurons of each hidden layer."""
+        return tuple(layer.weights.shape[0] for layer in self.layers)
+
+    @property
+    def _pairs(self) -> Iterator[tuple[TernaryLayer | None, TernaryLayer]]:
+        return zip((None, *self.layers[:-1]), self.layers, strict=True)
+
+    @property
+    def _trained(self) -> Readout:
+        if self.readout is None:
+            raise ValueError("the network has no readout yet: call fit_readout first")
+        return self.readout
+
+    @cached_property
+    def _on_integers(self) -> tuple[IntegerLayer, ...]:
+        last = self.layers[-1]
+        return tuple(layer.on_integers(old, layer is last) for old, layer in self._pairs)
+
+    def features(
+        self, X: ArrayLike, device: torch.device | str | None = None
+    ) -> NDArray[np.float32]:
+        """(n, d_L) last hidden layer for X (n, p); each row depends on its sample alone.
+
+        By default on integers, on the CPU; with a device by torch there. The first layer adds
+        floats, by torch in float32: where a sum lies next to a threshold, the two may differ.
+
+        ValueError if X is no matrix of finite numbers with p columns, or torch has no such device.
+        """
+        X = samples("X", X, self.p)
+        if device is not None:
+            x = torch.from_numpy(X).float().to(torch_device(device))
+            return self._by_torch(x).cpu().numpy()
+        out = np.empty((len(X), self.widths[-1]), np.float32)
+        for start in range(0, len(X), BLOCK):
+            h = X[start : start + BLOCK].T
+            count = h.shape[1]
+            if FEW < count < BLOCK:
+                h = np.pad(h, ((0, 0), (0, BLOCK - count)))
+            for layer in self._on_integers:
+                h = layer(h)
+            out[start : start + count] = h[:, :count].T
+        return out
+
+    @torch.no_grad()
+    def _by_torch(self, x: torch.Tensor) -> torch.Tensor:
+        """Features where x (n, p) is and in its precision."""
+        steps = [layer.by_torch(before, x) for before, layer in self._pairs]
+        base, step, _ = self.layers[-1].grid or (0.0, 1.0, None)
+        parts = []
+        for rows in x.split(_BATCH):
+            for layer in steps:
+                rows = layer(rows)
+            parts.append(base + step * rows)
+        return torch.cat(parts)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (n, K) for a float tensor x of shape (n, p), by torch where it is."""
+        readout, features = self._trained, self._by_torch(x)
+        parts = (readout.weights * readout.scale).T, readout.bias
+        weights, bias = (torch.tensor(np.ascontiguousarray(a)).to(features) for a in parts)
+        return torch.nn.functional.linear(features, weights, bias)
+
+    def fit_readout(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        kind: Literal["ridge", "logistic"] = "ridge",
+        dtype: str = "float32",
+        seed: int = 0,
+    ) -> CompressedNetwork:
+        """Train the last layer on features of X (n, p) for labels y (n,); returns the network.
+
+        Parameters and errors as for :func:`~ntklc_helpers.compression.readout.fit_readout`.
+        """
+        self.readout = fit_readout(self.features(X), y, kind, dtype, seed=seed)
+        return self
+
+    def predict(self, X: ArrayLike) -> NDArray:
+        """(n,) predicted labels for X (n, p); ValueError if it does not fit, or without readout."""
+        return self._trained.predict(self.features(X))
+
+    def score(self, X: ArrayLike, y: ArrayLike) -> float:
+        """Share of the samples whose label is predicted; errors as for :meth:`predict`."""
+        return self._trained.score(self.features(X), y)
+
+    def save(self, path: str | os.PathLike, weights: WeightStorage = "smallest") -> int:
+        """Write one safetensors file, whole or not at all; returns its size in bytes.
+
+        Of the weights, ``"packed"`` keeps signs and gaps between non-zeros, ``"seed"`` the seed
+        alone (ValueError unless they were drawn from one), ``"smallest"`` the seed where there is
+        one. OSError if the file cannot be written.
+        """
+        content = self.to_bytes(weights)
+        replace_file(_path(path), content)
+        return len(content)
+
+    def to_bytes(self, weights: WeightStorage = "smallest") -> bytes:
+        """What :meth:`save` writes."""
+        one_of("weights", weights, get_args(WeightStorage))
+        tensors: dict[str, NDArray] = {}
+        about: list[dict[str, Any]] = []
+        for i, layer in enumerate(self.layers):
+            arrays, description = layer.to_arrays(weights)
+            tensors |= {f"{i}.{name}": array for name, array in arrays.items()}
+            about.append(description)
+        if self.readout is not None:
+            tensors |= {f"readout.{name}": array for name, array in self.readout.arrays.items()}
+        return to_bytes(tensors, {"layers": about})
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> CompressedNetwork:
+        """The network in a file's content; NetworkFileError if there is none."""
+        tensors, about = from_bytes(content)
+        parts: dict[str, dict[str, NDArray]] = defaultdict(dict)
+        for name, array in tensors.items():
+            part, _, array_name = name.partition(".")
+            parts[part][array_name] = array
+        try:
+            described = enumerate(about["layers"])
+            layers = [TernaryLayer.from_arrays(parts[str(i)], layer) for i, layer in described]
+            readout = Readout.from_arrays(parts["readout"]) if "readout" in parts else None
+            return cls(layers, readout)
+        except (KeyError, TypeError, ValueError, OverflowError, MemoryError) as error:
+            raise NetworkFileError(f"not a compressed network: {error}") from error
+
+    def memory(self) -> Memory:
+        """What the network takes on disk and in memory; see :class:`Memory`."""
+        matrices, readout = [layer.weights for layer in self.layers], self.readout
+        size, left = sum(T.size for T in matrices), sum(len(T.columns) for T in matrices)
+        entropy = sum(T.size * ternary_entropy(T.sparsity) for T in matrices)
+        outputs, biases = (readout.weights.size, readout.bias.size) if readout else (0, 0)
+        packed = sum(pack_ternary(T).nbytes for T in matrices)
+        drawn = all(layer.drawn for layer in self.layers)
+        return Memory(
+            packed_file=len(self.to_bytes("packed")),
+            seed_file=len(self.to_bytes("seed")) if drawn else None,
+            resident=sum(part.nbytes for part in (*self._on_integers, readout) if part),
+            resident_weights=sum(T.nbytes for T in matrices),
+            dense_file=4 * (size + outputs + biases),
+            weights=size,
+            bits_per_weight=8 * packed / size,
+            entropy_per_weight=entropy / size,
+            published_bits=left * (1 + outputs / size) + sum(self.widths),
+            published_dense_bits=32 * (size + outputs + sum(self.widths)),
+        )
+
+    def __repr__(self) -> str:
+        levels = ", ".join(str(len(set(layer.activation.levels))) for layer in self.layers)
+        sparsity = ", ".join(f"{layer.weights.sparsity:.3g}" for layer in self.layers)
+        readout = "none" if self.readout is None else self.readout.dtype
+        return (
+            f"CompressedNetwork(p={self.p}, widths={self.widths}, levels=({levels}), "
+            f"sparsity=({sparsity}), readout={readout})"
+        )
+
+
+def _path(path: Any) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be text or a path, got {type(path).__name__}")
+    return Path(path)
+
+
+def load(path: str | os.PathLike) -> CompressedNetwork:
+    """A network that was saved; weights saved as a seed are drawn again.
+
+    Returns
+    -------
+    CompressedNetwork
+
+    Raises
+    ------
+    NetworkFileError
+        If the file is cut off, changed, of another version, or holds something else.
+    OSError
+        If it cannot be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> T = nh.compression.TernaryMatrix.from_dense([[1, -1]])
+    >>> layer = nh.compression.TernaryLayer(T, 1.0, nh.Quantized([0.5], [0.0, 1.0]))
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     size = nh.CompressedNetwork([layer]).save(file.name)
+    ...     nh.load(file.name).features([[2.0, 1.0]])
+    array([[1.]], dtype=float32)
+    """
+    content = _path(path).read_bytes()
+    try:
+        return CompressedNetwork.from_bytes(content)
+    except NetworkFileError as error:
+        raise NetworkFileError(f"{os.fspath(path)}: {error}") from error

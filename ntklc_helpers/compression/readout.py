@@ -1,0 +1,292 @@
+"""The trained last layer on fixed features: ridge or logistic regression, in few bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from attrs import cmp_using, evolve, field, frozen
+from numpy.typing import ArrayLike, NDArray
+
+from .._checks import inside, labels, one_of, samples, torch_device, whole
+
+FloatArray = NDArray[np.float64]
+
+READOUT_DTYPES = ("float32", "float16", "int8")
+_CHUNK = 4096
+# Ridge penalties tried, as parts of the mean eigenvalue of the centred Gram matrix.
+RIDGE_GRID = tuple(10.0**k for k in np.arange(-4, 2, 0.5))
+# Inverse penalties tried by logistic regression on standardised features.
+LOGISTIC_GRID = (1e-3, 1e-2, 1e-1, 1.0)
+_same = cmp_using(eq=np.array_equal)
+
+
+@frozen
+class Readout:
+    """Scores ``features @ (weights * scale) + bias``; the class with the highest is predicted.
+
+    Attributes
+    ----------
+    weights : (d, K) array of float32, float16 or int8
+    scale : (K,) float32 array
+        One step a class for int8, a power of two for float16 where weights leave its range; or 1.
+    bias : (K,) float32 array
+    classes : (K,) array of int64 or text
+        The labels, increasing.
+    penalty : float
+        What was chosen on held-out samples: λ over the mean eigenvalue for ridge, C for logistic;
+        NaN for weights from elsewhere.
+
+    Raises
+    ------
+    ValueError
+        If the arrays do not fit each other, or are not finite.
+
+    Examples
+    --------
+    >>> readout = nh.compression.Readout.from_weights(np.eye(2), np.zeros(2), ["cat", "dog"])
+    >>> readout.predict([[0.2, 0.8]]).tolist()
+    ['dog']
+    """
+
+    weights: NDArray = field(eq=_same)
+    scale: NDArray[np.float32] = field(eq=_same)
+    bias: NDArray[np.float32] = field(eq=_same)
+    classes: NDArray = field(eq=_same)
+    penalty: float = field(default=float("nan"), eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        one_of("dtype", self.dtype, READOUT_DTYPES)
+        kinds = [str(array.dtype) for array in (self.scale, self.bias, self.classes)]
+        if kinds[:2] != ["float32"] * 2 or (kinds[2] != "int64" and self.classes.dtype.kind != "U"):
+            raise ValueError(f"scale, bias and classes of a readout cannot be of {kinds}")
+        shapes = {array.shape for array in (self.scale, self.bias, self.classes)}
+        if self.weights.ndim != 2 or shapes != {self.weights.shape[1:]}:
+            raise ValueError("a readout's scale, bias and classes must have one entry a class")
+        with np.errstate(all="ignore"):
+            used = self.weights * self.scale
+        if not (np.isfinite(used).all() and np.isfinite(self.bias).all()):
+            raise ValueError("a readout must be finite in float32: scale the features")
+
+    @classmethod
+    def from_weights(
+        cls, weights: ArrayLike, bias: ArrayLike, classes: ArrayLike, penalty: float = float("nan")
+    ) -> Readout:
+        """A float32 readout from weights (d, K), bias (K,) and labels (K,)."""
+        names = two_classes("classes", classes, np.size(bias))
+        with np.errstate(over="ignore"):
+            weights, bias = np.asarray(weights, np.float32), np.asarray(bias, np.float32)
+        return cls(weights, np.ones(len(bias), np.float32), bias, names, penalty)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Readout:
+        """From :attr:`arrays`; KeyError or ValueError if one is missing or does not fit."""
+        classes = arrays["classes"]
+        if classes.dtype == np.uint32 and classes.size and classes.max() < 0x110000:
+            classes = np.ascontiguousarray(classes).view(f"U{classes.shape[-1]}").ravel()
+        return cls(arrays["weights"], arrays["scale"], arrays["bias"], classes)
+
+    @property
+    def arrays(self) -> dict[str, NDArray]:
+        """Weights, scale, bias and classes as arrays of numbers, text by its code points (K, …)."""
+        text = self.classes.dtype.kind == "U"
+        classes = self.classes[:, None].view(np.uint32) if text else self.classes
+        return {"weights": self.weights, "scale": self.scale, "bias": self.bias, "classes": classes}
+
+    @property
+    def dtype(self) -> str:
+        """In what the weights are held."""
+        return str(self.weights.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory held."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+    def rounded(self, dtype: str) -> Readout:
+        """The same in float32, float16 or int8 (127 steps a class to its largest weight)."""
+        one_of("dtype", dtype, READOUT_DTYPES)
+        weights = self.weights * self.scale
+        largest, scale = np.abs(weights).max(axis=0), np.ones_like(self.scale)
+        if dtype == "int8":
+            scale = largest / np.float32(127)
+            scale[scale == 0] = 1
+            weights = np.rint(weights / scale)
+        elif dtype == "float16":
+            limits = np.finfo(np.float16)
+            outside = (largest > limits.max) | ((largest > 0) & (largest < limits.tiny))
+            scale[outside] = np.exp2(np.floor(np.log2(largest[outside])))
+            weights = weights / scale
+        return evolve(self, weights=weights.astype(dtype), scale=scale)
+
+    def scores(self, features: ArrayLike) -> NDArray[np.float32]:
+        """(n, K) scores of features (n, d)."""
+        rows = _matrix(features, len(self.weights)).astype(np.float32, copy=False)
+        # By torch: numpy's threads would spin on beside those that made the features.
+        weights = torch.from_numpy(self.weights * self.scale)
+        return (torch.from_numpy(rows) @ weights).numpy() + self.bias
+
+    def predict(self, features: ArrayLike) -> NDArray:
+        """(n,) predicted labels."""
+        return self.classes[self.scores(features).argmax(axis=1)]
+
+    def score(self, features: ArrayLike, y: ArrayLike) -> float:
+        """Share of the rows whose label is predicted; a ValueError if y has other labels."""
+        found = self.predict(features)
+        y = labels("y", y, len(found))
+        if (y.dtype.kind == "U") != (found.dtype.kind == "U"):
+            raise ValueError(f"y must be labels like {self.classes[0]!r}, got {y[0]!r}")
+        return float(np.mean(found == y))
+
+
+def two_classes(argument: str, y: ArrayLike, n: int) -> NDArray:
+    """``y`` as n labels of two classes at least, int64 or text."""
+    found = labels(argument, y, n)
+    if len(np.unique(found)) < 2:
+        raise ValueError(f"{argument} must hold at least two classes, got {found[:1].tolist()}")
+    return found if found.dtype.kind == "U" else found.astype(np.int64)
+
+
+def fit_readout(
+    features: ArrayLike,
+    y: ArrayLike,
+    kind: Literal["ridge", "logistic"] = "ridge",
+    dtype: str = "float32",
+    holdout: float = 0.1,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> Readout:
+    """Fit the last layer, its penalty chosen by the accuracy on held-out samples, then on all.
+
+    Parameters
+    ----------
+    features : (n, d) array
+    y : (n,) whole numbers or text
+        Labels of at least two classes.
+    kind : "ridge" or "logistic"
+        Ridge: least squares on ±1 targets with an intercept, from one Gram matrix in float64.
+        Logistic: softmax regression on standardised features, by scikit-learn.
+    dtype : "float32", "float16" or "int8"
+        In what the weights are held; prediction uses the rounded ones.
+    holdout : float
+        Share of the samples held out to choose the penalty, in (0, 1).
+    seed : int
+        Of that choice of samples.
+    device : torch.device or str, optional
+        Where ridge takes its products and solves, by torch; by numpy, by default.
+
+    Returns
+    -------
+    Readout
+
+    Raises
+    ------
+    ValueError
+        If labels do not fit the features, there is one class only, or an argument is out of range.
+
+    Examples
+    --------
+    >>> readout = nh.fit_readout([[0], [1], [4], [5]] * 5, ["low", "low", "high", "high"] * 5)
+    >>> readout.predict([[0.5], [6.0]]).tolist()
+    ['low', 'high']
+    """
+    one_of("dtype", dtype, READOUT_DTYPES)
+    one_of("kind", kind, ("ridge", "logistic"))
+    device = None if device is None else torch_device(device)
+    F = _matrix(features)
+    y = two_classes("y", y, len(F))
+    held = max(1, round(inside("holdout", holdout) * len(y)))
+    order = np.random.default_rng(whole("seed", seed, 0)).permutation(len(y))
+    out, kept = np.sort(order[:held]), np.sort(order[held:])
+    if len(kept) == 0 or len(np.unique(y[kept])) < 2:
+        raise ValueError(f"y must leave two classes to fit on; {held} of {len(y)} are held out")
+    fitted = _ridge(F, y, kept, out, device) if kind == "ridge" else _logistic(F, y, kept, out)
+    return fitted.rounded(dtype)
+
+
+def _matrix(features: ArrayLike, d: int | None = None) -> NDArray:
+    """(n, d) finite numbers; what is float32 stays so, as large features are."""
+    if isinstance(features, torch.Tensor) and features.dtype == torch.float32:
+        features = features.detach().cpu().numpy()
+    if type(features) is np.ndarray and features.dtype == np.float32 and features.ndim == 2:
+        fits = features.size and features.shape[1] == (d or features.shape[1])
+        if fits and np.isfinite(features.sum(dtype=np.float64)):
+            return features
+    return samples("features", features, d)
+
+
+def _sums(
+    features: NDArray, targets: FloatArray, rows: NDArray, device: torch.device | None
+) -> list[Any]:
+    """Number of rows, their sums, FᵀF and FᵀT; those of two sets of rows add up."""
+    d, K = features.shape[1], targets.shape[1]
+    shapes = (d,), (K,), (d, d), (d, K)
+    sums = [torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes]
+    for part in np.array_split(rows, max(1, len(rows) // _CHUNK)):
+        F, T = features[part].astype(np.float64), targets[part]
+        if device is None:
+            # numpy knows that FᵀF is symmetric, and takes half the time.
+            found = [torch.from_numpy(a) for a in (F.sum(axis=0), T.sum(axis=0), F.T @ F, F.T @ T)]
+        else:
+            f, t = torch.from_numpy(F).to(device), torch.from_numpy(T).to(device)
+            found = [f.sum(0), t.sum(0), f.T @ f, f.T @ t]
+        for total, more in zip(sums, found, strict=True):
+            total += more
+    return [len(rows), *sums]
+
+
+def _solutions(
+    sums: Sequence[Any], penalties: Sequence[float]
+) -> Iterator[tuple[FloatArray, FloatArray]]:
+    """Weights and bias for each penalty."""
+    n, x, t, xx, xt = sums
+    gram, products = xx - torch.outer(x, x) / n, xt - torch.outer(x, t) / n
+    # What rounding leaves of a constant feature's variance is not to be divided by.
+    constant = gram.diagonal() <= n * torch.finfo(gram.dtype).eps * xx.diagonal()
+    gram[constant], gram[:, constant], products[constant] = 0, 0, 0
+    diagonal = gram.diagonal().clone()
+    unit = diagonal.mean().clamp_min(torch.finfo(gram.dtype).tiny)
+    for penalty in penalties:
+        gram.diagonal().copy_(diagonal + penalty * unit)
+        factor, failed = torch.linalg.cholesky_ex(gram)
+        if failed:
+            raise ValueError("features must be large beside their rounding errors: centre them")
+        weights = torch.cholesky_solve(products, factor).cpu().numpy()
+        yield weights, (t.cpu().numpy() - x.cpu().numpy() @ weights) / n
+
+
+def _ridge(
+    F: NDArray, y: NDArray, kept: NDArray, out: NDArray, device: torch.device | None
+) -> Readout:
+    classes = np.unique(y)
+    targets = np.where(y[:, None] == classes, 1.0, -1.0)
+    sums, held = _sums(F, targets, kept, device), F[out].astype(np.float64)
+    found = [held @ W + b for W, b in _solutions(sums, RIDGE_GRID)]
+    # By accuracy; of equals, by the squared error.
+    merit = [
+        (np.mean(classes[scores.argmax(axis=1)] == y[out]), -np.mean((scores - targets[out]) ** 2))
+        for scores in found
+    ]
+    penalty = RIDGE_GRID[merit.index(max(merit))]
+    more = _sums(F, targets, out, device)
+    both = [a + b for a, b in zip(sums, more, strict=True)]
+    ((weights, bias),) = _solutions(both, [penalty])
+    return Readout.from_weights(weights, bias, classes, penalty)
+
+
+def _logistic(F: NDArray, y: NDArray, kept: NDArray, out: NDArray) -> Readout:
+    from sklearn.linear_model import LogisticRegression
+
+    mean, spread = F.mean(axis=0), F.std(axis=0)
+    spread = np.where((spread > 0) & (F.max(axis=0) > F.min(axis=0)), spread, 1)
+    standard = (F - mean) / spread
+    models = [LogisticRegression(C=C, max_iter=200) for C in LOGISTIC_GRID]
+    hits = [m.fit(standard[kept], y[kept]).score(standard[out], y[out]) for m in models]
+    model = models[int(np.argmax(hits))].fit(standard, y)
+    W, b = model.coef_, model.intercept_
+    if len(W) == 1:
+        W, b = np.concatenate([-W, W]) / 2, np.concatenate([-b, b]) / 2
+    W = W / spread
+    return Readout.from_weights(W.T, b - W @ mean, model.classes_, model.C)

@@ -1,0 +1,30 @@
+"""What comes in: Gaussian mixtures with their statistics, and real images."""
+
+from .files import DataError, MissingDataError
+from .images import (
+    Dataset,
+    balanced_rows,
+    load_cifar10,
+    load_digits,
+    load_images,
+    load_mnist,
+    normalize,
+)
+from .mixture import PRESETS, GaussianMixture, Sample, Statistics, estimate_statistics
+
+__all__ = [
+    "DataError",
+    "Dataset",
+    "GaussianMixture",
+    "MissingDataError",
+    "PRESETS",
+    "Sample",
+    "Statistics",
+    "balanced_rows",
+    "estimate_statistics",
+    "load_cifar10",
+    "load_digits",
+    "load_images",
+    "load_mnist",
+    "normalize",
+]

@@ -1,0 +1,210 @@
+"""Activations with few levels that leave the kernels' equivalents as they are.
+
+``match`` replaces every activation of a network by a staircase with m levels such that the
+coefficients of the equivalents stay, proves where that cannot be, and says what is left over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from attrs import frozen
+
+from .._checks import one_of, positive, same_length, whole
+from ..theory.activations import AnyActivation, Quantized, activation_list
+from ..theory.equivalents import LayerCoefficients, propagate
+from ..theory.moments import gaussian_moments
+from .certificates import Certificate, certify, certify_all
+from .layerwise import staircases_for
+from .paper import paper_scheme, sigma_t_network
+from .solve import Tolerance
+from .staircases import CODES, Layer, demanded_shares
+
+
+class MatchingError(RuntimeError):
+    """A demand that was not met, raised by ``match(..., strict=True)``; the message says why."""
+
+
+@frozen
+class Matching:
+    """Staircases in place of a network's activations, and what they keep.
+
+    Attributes
+    ----------
+    activations : tuple of Quantized
+    tau0 : float
+    objective : str
+        "exact", "ridge" or "paper".
+    original, compressed : tuple of LayerCoefficients
+        Coefficients of the two networks, layer by layer.
+    relative_error : dict
+        Of α₁ … α₄, β₁ … β₃ and τ of the last layer; relative to the natural scale (τ_L²/τ₀² for α₁,
+        α₄ and β₁, τ_L²/τ₀⁴ for the others) where the original's is below 1e-6 of it.
+    proof, proof_all : Certificate or None
+        Proof that no activations with these many levels make it exact; that none keep all the
+        coefficients above, α₄ and the β among them.
+    reason : str
+        Why an activation of the published scheme was replaced; empty otherwise.
+
+    Examples
+    --------
+    >>> found = nh.match(["relu"] * 2, tau0=1.0, levels="paper")
+    >>> found.exact, found.ridge_shift > found.original[-1].tau ** 2
+    (False, True)
+    """
+
+    activations: tuple[Quantized, ...]
+    tau0: float
+    objective: str
+    original: tuple[LayerCoefficients, ...]
+    compressed: tuple[LayerCoefficients, ...]
+    relative_error: dict[str, float]
+    proof: Certificate | None
+    proof_all: Certificate | None
+    reason: str
+
+    @property
+    def exact(self) -> bool:
+        """Whether α₁, α₂, α₃ and τ_L are the original's to 1e-9: the conjugate kernels' equivalents
+        are then equal. (α₄ enters only through α₂; the β are in ``relative_error``.)"""
+        kept = [self.relative_error[name] for name in ("alpha1", "alpha2", "alpha3", "tau")]
+        return max(kept) < Tolerance.EXACT
+
+    @property
+    def ridge_shift(self) -> float:
+        """Δρ: how much more of the identity the compressed equivalent holds than the original.
+
+        In units of the original's conjugate kernel: f τ_L²(compressed) − τ_L², f the factor that
+        brings α₁ (α₂ where α₁ = 0) back to the original's. Whenever α₁ : α₂ : α₃ are kept,
+        f K̃_compressed = K̃ + Δρ I.
+        """
+        old, new = self.original[-1], self.compressed[-1]
+        natural = old.tau**2 / self.tau0 ** np.array([2, 4])
+        lead = next((i for i in (0, 1) if old.alpha[i] > Tolerance.ZERO * natural[i]), None)
+        factor = 1.0 if lead is None else old.alpha[lead] / new.alpha[lead]
+        return float(factor * new.tau**2 - old.tau**2)
+
+    @property
+    def certificate(self) -> str:
+        """In words, why not all coefficients are kept; empty if they are."""
+        name, worst = max(self.relative_error.items(), key=lambda item: item[1])
+        if worst < Tolerance.EXACT:
+            return ""
+        found = f"best found: {name} off by {worst:.3g}"
+        proof = self.proof_all if self.exact else self.proof
+        kept = "exact for the conjugate kernel; all coefficients: " if self.exact else ""
+        if proof is not None:
+            return f"{kept}impossible: {proof.text}; {found}"
+        return f"{kept}not found, and not proved impossible; {self.reason or found}"
+
+
+def match(
+    activations: Sequence[AnyActivation | str],
+    tau0: float,
+    levels: int | Sequence[int] | Literal["paper"] = 8,
+    objective: Literal["exact", "ridge"] = "exact",
+    grid: Literal["free", "uniform"] = "free",
+    strict: bool = False,
+) -> Matching:
+    """Replace activations by staircases that keep the coefficients of the equivalents.
+
+    Parameters
+    ----------
+    activations : sequence of Activation, Quantized or names
+        σ₁ … σ_L of the network, every layer centred.
+    tau0 : float
+        Scale of the network's input, positive.
+    levels : int, sequence of int, or "paper"
+        Number of distinct values of each staircase, at least 2; one for all layers or one each.
+        Up to 256, so many pieces are the most too. "paper": the published scheme, σ_T in every
+        layer but the last, σ_Q in the last.
+    objective : "exact" or "ridge"
+        "exact": α₁, α₂, α₃ and τ_L as they are. Every layer on its own if that can be, so that all
+        coefficients stay; else the layers together; else the least relative errors found.
+        "ridge": where that is not exact, α₁ : α₂ : α₃ (and β) as they are, and as little more of
+        the identity as found: see :attr:`Matching.ridge_shift`.
+    grid : "free" or "uniform"
+        "uniform": every level is an integer of int8 times the layer's step, at most 256 levels.
+    strict : bool
+        Raise :class:`MatchingError` unless the demand is met to 1e-9 (for "ridge": the ratios).
+
+    Returns
+    -------
+    Matching
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, or a moment of an activation does not exist.
+    MatchingError
+        If ``strict`` and the demand is not met.
+
+    Notes
+    -----
+    A layer acts through r₁ = τ²d1²/v, r₂ = τ⁴d2²/2v, g = τ²(σ²)''/2v alone, so the staircases are
+    fitted on ξ ~ N(0, 1) and scaled back. Deterministic. Derivations: the book's part on matching.
+
+    Examples
+    --------
+    >>> found = nh.match(["relu"] * 3, tau0=1.0, levels=8)
+    >>> found.exact, [len(set(steps.levels)) for steps in found.activations]
+    (True, [8, 8, 8])
+    >>> nh.match(["relu"], tau0=1.0, levels=2).proof.levels_needed
+    3
+    """
+    acts, tau0 = activation_list("activations", activations), positive("tau0", tau0)
+    one_of("objective", objective, ("exact", "ridge"))
+    one_of("grid", grid, ("free", "uniform"))
+    counts = _counts(levels, len(acts), grid)
+    paper = isinstance(levels, str)
+    if paper and (objective, grid) != ("exact", "free"):
+        raise ValueError('levels="paper" fixes objective and grid; leave them out')
+    original = propagate(acts, tau0)
+    scales = [tau0, *(layer.tau for layer in original[:-1])]
+    moments = [gaussian_moments(a, t) for a, t in zip(acts, scales, strict=True)]
+    shares = np.stack([demanded_shares(g) for g in moments])
+    proof, reason = certify(shares, counts), ""
+    if paper:
+        found, reason = paper_scheme(acts, moments)
+    else:
+        layers = [Layer(*x, grid == "uniform") for x in zip(acts, moments, counts, strict=True)]
+        ridge = sigma_t_network(moments) if objective == "ridge" else None
+        found = staircases_for(layers, proof is not None, ridge)
+    compressed = propagate(found, tau0)
+    error = _relative_error(original[-1], compressed[-1])
+    inexact = max(error.values()) > Tolerance.EXACT
+    matching = Matching(
+        activations=tuple(found),
+        tau0=tau0,
+        objective="paper" if paper else objective,
+        original=original,
+        compressed=compressed,
+        relative_error=error,
+        proof=proof,
+        proof_all=proof or (certify_all(shares, counts) if inexact else None),
+        reason=reason,
+    )
+    ratios = max(error[f"alpha{i}"] for i in (1, 2, 3)) < Tolerance.EXACT and not reason
+    if strict and not (matching.exact if matching.objective == "exact" else ratios):
+        raise MatchingError(matching.certificate)
+    return matching
+
+
+def _counts(levels: int | Sequence[int] | str, depth: int, grid: str) -> list[int]:
+    if isinstance(levels, str):
+        one_of("levels", levels, ("paper",))
+        return [2] * (depth - 1) + [3]
+    counts = list(levels) if isinstance(levels, Sequence | np.ndarray) else [levels] * depth
+    same_length("levels", counts, "activations", depth)
+    return [whole("levels", count, 2, CODES if grid == "uniform" else None) for count in counts]
+
+
+def _relative_error(old: LayerCoefficients, new: LayerCoefficients) -> dict[str, float]:
+    size = old.tau**2 / old.tau0 ** np.array([2, 4, 4, 2, 2, 4, 4])
+    before = np.concatenate([old.alpha, old.beta])
+    error = np.abs(np.concatenate([new.alpha, new.beta]) - before)
+    error /= np.where(np.abs(before) < Tolerance.ZERO * size, size, np.abs(before))
+    names = [f"alpha{i}" for i in range(1, 5)] + [f"beta{i}" for i in range(1, 4)]
+    return dict(zip(names, error.tolist(), strict=True)) | {"tau": abs(new.tau / old.tau - 1)}

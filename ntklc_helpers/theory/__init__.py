@@ -1,0 +1,70 @@
+"""What the theorems say: moments, kernels of wide networks, their equivalents and spectra."""
+
+from .activations import Activation, Quantized, activation, activation_names, sigma_q, sigma_t
+from .equivalents import (
+    KernelEquivalent,
+    ck_equivalent,
+    ntk_equivalent,
+    propagate,
+    published_kappa_squared,
+)
+from .infinite import limit_kernels
+from .metrics import (
+    align,
+    leading_eigenpairs,
+    power_law,
+    principal_cosines,
+    relative_error,
+    required_width,
+    spectral_norm,
+)
+from .moments import GaussianMoments, gaussian_moments
+from .networks import RandomMLP, empirical_ck, empirical_ntk
+from .pruned import first_layer_correction, pruned_limit_kernels
+from .spectrum import limiting_spectrum
+from .weights import (
+    Gaussian,
+    MagnitudePruned,
+    Pruned,
+    Rademacher,
+    StudentT,
+    Ternary,
+    draw_ternary,
+)
+
+__all__ = [
+    "Activation",
+    "Gaussian",
+    "GaussianMoments",
+    "KernelEquivalent",
+    "MagnitudePruned",
+    "Pruned",
+    "Quantized",
+    "Rademacher",
+    "RandomMLP",
+    "StudentT",
+    "Ternary",
+    "activation",
+    "activation_names",
+    "align",
+    "ck_equivalent",
+    "draw_ternary",
+    "empirical_ck",
+    "empirical_ntk",
+    "first_layer_correction",
+    "gaussian_moments",
+    "leading_eigenpairs",
+    "limit_kernels",
+    "limiting_spectrum",
+    "ntk_equivalent",
+    "power_law",
+    "principal_cosines",
+    "propagate",
+    "pruned_limit_kernels",
+    "published_kappa_squared",
+    "relative_error",
+    "required_width",
+    "sigma_q",
+    "sigma_t",
+    "spectral_norm",
+]

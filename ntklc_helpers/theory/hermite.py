@@ -1,0 +1,307 @@
+"""Dual of any activation by its Hermite series, with quadrature where the series is too slow."""
+
+from __future__ import annotations
+
+import numpy as np
+from attrs import frozen
+from numpy.polynomial.chebyshev import chebpts1, chebvander
+
+from .activations import AnyActivation
+from .duals import Buffers, FloatArray, Pair
+from .moments import (
+    OFFSET,
+    check_derivative,
+    gauss_rule,
+    gaussian_panels,
+    hermite_integrals,
+    not_converged,
+)
+
+TOLERANCE = 1e-13
+# A smooth activation needs few terms at any correlation; another gains little beyond the last.
+_DEGREES = (63, 127, 255, 511, 1023)
+_MAX_HALVINGS = 7
+# h_k φ decays as exp(−ξ²/4), so nothing beyond 16 standard deviations reaches the last digit.
+_REACH = 16.0
+_ROUNDING = 1e-15
+_INNER_REACH = 9.0
+# Panels and terms needed grow with the scale: half a minute at 1000, and out of hand beyond.
+_LARGEST_SCALE = 256.0
+
+
+@frozen(eq=False)
+class HermiteSeries:
+    """A layer by σ(aξ) = Σ_k c_k(a) h_k(ξ), h_k the normalised Hermite polynomials.
+
+    Mehler's formula gives E[σ(u)σ(v)] = Σ_k c_k(a) c_k(b) ρ^k for inputs of scales a, b and
+    correlation ρ, and its derivative in the covariance is E[σ'(u)σ'(v)].
+
+    The degree follows each block's largest ``|ρ|``. By Parseval and Cauchy–Schwarz the terms
+    dropped amount to at most 1e-13 √(E σ'(u)² E σ'(v)²) of E[σ'σ'] and ``|cov|`` times that of
+    E[σσ]; for an activation with a jump, to 1e-13 √(E σ(u)² E σ(v)²) of E[σσ] and of ∂/∂ρ E[σσ].
+    An activation that is not smooth needs too many terms for ``|ρ|`` near 1: entries with ``|ρ|``
+    above ``reach`` come from two-dimensional quadrature, split at the breakpoints.
+
+    Attributes
+    ----------
+    activation : Activation or Quantized
+    halvings : int
+        Panel width of the quadrature, 2^(−halvings) standard deviations.
+    log_tail : (degree + 2,) array
+        Logarithm of the share of E σ'² (E σ² with a jump) in the terms from k on.
+    reach : float
+        Largest ``|ρ|`` at which the series is used.
+    parity : int or None
+        0 for an even activation, 1 for an odd one: the other terms vanish.
+    """
+
+    activation: AnyActivation
+    halvings: int
+    log_tail: FloatArray
+    reach: float
+    parity: int | None
+
+    def pair(self, c: FloatArray, left: FloatArray, right: FloatArray, out: Buffers) -> Pair:
+        """E[σ(u)σ(v)] and E[σ'(u)σ'(v)] for covariances ``c``, in the first two of ``out``.
+
+        ``left`` and ``right`` are what :func:`series` gives of the inputs u and v: coefficients
+        and scale along the first axis, the others broadcast to the shape of ``c``.
+        """
+        k, d, t = out
+        a, b = left[-1], right[-1]
+        rho = np.clip(c / (a * b), -1, 1)
+        far = np.abs(rho) > self.reach
+        terms = self._terms(float(np.abs(rho[~far]).max(initial=0.0)))
+        _mehler(left[:terms], right[:terms], rho, self.parity, out)
+        np.multiply(a, b, out=t)
+        d /= t
+        a, b = np.broadcast_to(a, rho.shape), np.broadcast_to(b, rho.shape)
+        for at in zip(*np.nonzero(far), strict=True):
+            k[at], d[at] = pair_expectation(
+                self.activation, float(a[at]), float(b[at]), float(rho[at]), self.halvings
+            )
+        return k, d
+
+    def _terms(self, rho: float) -> int:
+        """How many terms suffice up to correlation ``rho``."""
+        terms = np.arange(len(self.log_tail))
+        remainder = self.log_tail + (terms - 1) * np.log(max(rho, 1e-300))
+        if self.activation.has_jump:
+            remainder += np.log(np.maximum(terms, 1))
+        enough = np.flatnonzero(remainder <= np.log(TOLERANCE))
+        return max(1, int(enough[0])) if len(enough) else len(self.log_tail) - 1
+
+
+def _mehler(
+    left: FloatArray, right: FloatArray, rho: FloatArray, parity: int | None, out: Buffers
+) -> None:
+    """p = Σ_k left_k right_k ρ^k and q = ∂p/∂ρ, the first two of ``out``, by Horner's rule.
+
+    Of an even or odd function it is p(ρ) = ρ^parity s(ρ²), and terms that vanish are skipped.
+    """
+    p, q, product = out
+    step, x = (1, rho) if parity is None else (2, rho * rho)
+    p[...] = q[...] = 0
+    for k in reversed(range(parity or 0, len(left), step)):
+        q *= x
+        q += p
+        p *= x
+        np.multiply(left[k], right[k], out=product)
+        p += product
+    if parity == 0:
+        q *= rho
+        q *= 2
+    elif parity == 1:
+        q *= x
+        q *= 2
+        q += p
+        p *= rho
+
+
+def series(
+    activation: AnyActivation, scale: FloatArray
+) -> tuple[HermiteSeries, FloatArray, FloatArray, FloatArray]:
+    """The series of a layer whose inputs have scales (n,), and what it needs to know of them.
+
+    That is c_0 = E σ, …, c_degree and the scale (degree + 2, n); then E σ² and E σ'² (n,), the
+    latter infinite for an activation with a jump. Raises ValueError for a scale above 256, an
+    activation that grows too fast, or a breakpoint that was not named.
+
+    Examples
+    --------
+    >>> from ntklc_helpers.theory.hermite import series
+    >>> tanh, inputs, square, _ = series(nh.activation("tanh"), np.array([1.0]))
+    >>> k, _ = tanh.pair(np.array([0.5]), inputs, inputs, np.empty((3, 1)))
+    >>> square.round(4), k.round(4)
+    (array([0.3943]), array([0.1863]))
+    """
+    extremes = np.array([scale.min(), scale.max()])
+    if not extremes[1] <= _LARGEST_SCALE:
+        raise ValueError(
+            f"activation {activation.name!r} has inputs of standard deviation {extremes[1]:.3g}, "
+            f"and its kernel is found up to {_LARGEST_SCALE:g}: bring X to rows of norm about 1"
+        )
+    for degree in _DEGREES:
+        halvings, expansion = _resolve(activation, extremes, degree)
+        tail = _tails(activation, expansion, extremes).max(axis=0)
+        enough = np.flatnonzero(tail <= TOLERANCE)
+        if len(enough):
+            # Of a constant nothing is left to begin with.
+            degree = max(1, int(enough[0]))
+            break
+    largest = float(extremes[1])
+    check_derivative(activation, largest, hermite_integrals(activation, largest, halvings))
+    table = _expand_all(activation, scale, degree, halvings)
+    log_tail = np.log(tail[: degree + 2])
+    slack = np.log(degree + 1) if activation.has_jump else 0.0
+    reach = min(1.0, float(np.exp((np.log(TOLERANCE) - slack - log_tail[-1]) / degree)))
+    peak = np.abs(table[:, :-2]).max(axis=0)
+    present = peak > _ROUNDING * peak.max()
+    parity = 0 if not present[1::2].any() else 1 if not present[::2].any() else None
+    inputs = np.ascontiguousarray(np.vstack([table[:, :-2].T, scale]))
+    slope_square = np.full_like(scale, np.inf) if activation.has_jump else table[:, -1]
+    found = HermiteSeries(activation, halvings, log_tail, reach, parity)
+    return found, inputs, table[:, -2], slope_square
+
+
+def _expand(
+    activation: AnyActivation, scales: FloatArray, degree: int, halvings: int, offset: float = 0
+) -> FloatArray:
+    """c_0 … c_degree, E σ², E σ'² of σ(aξ), one row for each of the scales a.
+
+    Without a jump, c_k = a E[σ'(aξ) h_{k−1}] / √k, which keeps its digits as a goes to 0.
+    """
+    kinks = np.asarray(activation.breakpoints, dtype=np.float64) / scales[:, None]
+    xi, weight = gaussian_panels([*kinks.ravel(), -_REACH, _REACH], 1.0, halvings, offset)
+    near = np.abs(xi) < _REACH
+    xi, weight = xi[near], weight[near]
+    t = scales[:, None] * xi
+    value, slope = activation(t), activation.derivative(t)
+    out = np.empty((degree + 3, len(scales)))
+    with np.errstate(over="ignore"):
+        out[0], out[-2], out[-1] = value @ weight, value**2 @ weight, slope**2 @ weight
+    first = 0 if activation.has_jump else 1
+    weighted = weight * (slope if first else value)
+    h, before, product = np.ones_like(xi), np.zeros_like(xi), np.empty_like(xi)
+    for k in range(degree + 1 - first):
+        np.dot(weighted, h, out=out[k + first])
+        np.multiply(xi, h, out=product)
+        before *= -np.sqrt(k)
+        before += product
+        before /= np.sqrt(k + 1)
+        h, before = before, h
+    if first:
+        out[1:-2] *= scales / np.sqrt(np.arange(1, degree + 1))[:, None]
+    return out.T
+
+
+def _resolve(activation: AnyActivation, scales: FloatArray, degree: int) -> tuple[int, FloatArray]:
+    """The panel width at which the expansion no longer changes, and the expansion."""
+    # Twenty nodes a panel resolve features of a quarter of its width.
+    start = max(1, int(np.ceil(np.log2(scales.max()))) - 2)
+    for halvings in range(start, start + _MAX_HALVINGS - 1):
+        coarse = _expand(activation, scales, degree, halvings)
+        fine = _expand(activation, scales, degree, halvings + 1, OFFSET)
+        with np.errstate(invalid="ignore"):
+            change = np.abs(fine - coarse)
+        power = fine[:, -2:-1]
+        if (change[:, :-2] <= TOLERANCE * np.sqrt(power)).all() and (
+            change[:, -2:-1] <= TOLERANCE * power
+        ).all():
+            return halvings, coarse
+    largest = float(scales.max())
+    # Where moments are infinite nothing converges, and that is the better reason.
+    hermite_integrals(activation, largest, halvings)
+    raise not_converged(f"Hermite series of activation {activation.name!r} at scale {largest:.3g}")
+
+
+def _tails(activation: AnyActivation, expansion: FloatArray, scales: FloatArray) -> FloatArray:
+    """Share of E σ'² (E σ² with a jump) in the terms from k on, k = 0 … degree + 1, each scale."""
+    power, total = expansion[:, :-2] ** 2, expansion[:, -2]
+    if not activation.has_jump:
+        power, total = power * np.arange(power.shape[1]), scales**2 * expansion[:, -1]
+    left = total[:, None] - np.insert(np.cumsum(power, axis=1), 0, 0.0, axis=1)
+    # A constant has a total of 0, and leaves nothing.
+    share = left / np.where(total > 0, total, 1.0)[:, None]
+    return np.maximum(share, _ROUNDING)
+
+
+def _expand_all(
+    activation: AnyActivation, scale: FloatArray, degree: int, halvings: int
+) -> FloatArray:
+    """The expansion at every scale, (n, degree + 3).
+
+    The coefficients are smooth functions of the scale: they are interpolated between Chebyshev
+    points in its logarithm, doubled until the interpolant has converged. Scales far below the
+    largest are done one by one, as are few or scattered ones.
+    """
+    unique, inverse = np.unique(scale, return_inverse=True)
+    first, points, parts = int(np.searchsorted(unique, unique[-1] / 100)), 16, []
+    while 2 * points < len(unique) - first:
+        found = _interpolate(activation, unique[first:], degree, halvings, points)
+        if found is not None:
+            unique, parts = unique[:first], [found]
+            break
+        points *= 2
+    some = (unique[i : i + points] for i in range(0, len(unique), points))
+    direct = [_expand(activation, scales, degree, halvings) for scales in some]
+    return np.concatenate(direct + parts)[inverse]
+
+
+def _interpolate(
+    activation: AnyActivation, scale: FloatArray, degree: int, halvings: int, points: int
+) -> FloatArray | None:
+    """The expansion at increasing ``scale`` from that at ``points`` scales; None if too few."""
+    log_scale = np.log(scale)
+    middle, half = (log_scale[-1] + log_scale[0]) / 2, (log_scale[-1] - log_scale[0]) / 2
+    nodes = chebpts1(points)
+    values = _expand(activation, np.exp(middle + half * nodes), degree, halvings)
+    series = np.linalg.solve(chebvander(nodes, points - 1), values)
+    size = np.sqrt(np.abs(values[:, -2]).max())
+    size = np.append(np.full(degree + 1, size), [size**2, np.abs(values[:, -1]).max()])
+    if (np.abs(series[-2:]) > TOLERANCE / 10 * size).any():
+        return None
+    return chebvander((log_scale - middle) / half, points - 1) @ series
+
+
+def pair_expectation(
+    activation: AnyActivation, a: float, b: float, rho: float, halvings: int = 1
+) -> tuple[float, float]:
+    """E[σ(u)σ(v)] and E[σ'(u)σ'(v)] for (u, v) of scales a, b and correlation ρ, by quadrature.
+
+    Gauss–Legendre over u and, given u, over v: both split at the breakpoints, and the outer one
+    also where a breakpoint of v passes through the inner Gaussian, whose width is √(1−ρ²). At a
+    jump the derivative is a point mass. Error about 1e-13 of E σ² and E σ'².
+    """
+    breakpoints = np.asarray(activation.breakpoints, dtype=np.float64)
+    width = max(np.sqrt((1 - rho) * (1 + rho)), 1e-300)
+    layers = breakpoints[:, None] / b + width * np.linspace(-9, 9, 5)
+    xi, weight = gaussian_panels(np.append(layers / rho, breakpoints / a), 1.0, halvings)
+    near = np.abs(xi) < _INNER_REACH + 1
+    xi, weight = xi[near], weight[near]
+    k_given, d_given = _given(activation, b, rho * xi, width, halvings)
+    value = weight * activation(a * xi) @ k_given
+    slope = weight * activation.derivative(a * xi) @ d_given
+    if activation.has_jump:
+        at = breakpoints / a
+        mass = activation.jumps * np.exp(-(at**2) / 2) / (np.sqrt(2 * np.pi) * a)
+        slope += mass @ _given(activation, b, rho * at, width, halvings)[1]
+    return float(value), float(slope)
+
+
+def _given(
+    activation: AnyActivation, b: float, mean: FloatArray, width: float, halvings: int
+) -> tuple[FloatArray, FloatArray]:
+    """E σ(b y) and E σ'(b y) for y ~ N(mean, width²), one for each entry of ``mean``."""
+    kinks = ((np.asarray(activation.breakpoints) / b - mean[:, None]) / width).clip(-40, 40)
+    panels = max(6, int(np.ceil(2 * _INNER_REACH * width * 2**halvings)))
+    grid = np.linspace(-_INNER_REACH, _INNER_REACH, panels + 1)
+    every = np.broadcast_to(grid, (len(mean), len(grid)))
+    edges = np.hstack([every, kinks.clip(-_INNER_REACH, _INNER_REACH)])
+    edges.sort(axis=1)
+    w, weight = gauss_rule(edges)
+    y = b * (mean[:, None, None] + width * w)
+    value = (weight * activation(y)).sum(axis=(1, 2))
+    slope = (weight * activation.derivative(y)).sum(axis=(1, 2))
+    density = np.exp(-(kinks**2) / 2) / (np.sqrt(2 * np.pi) * width * b)
+    return value, slope + density @ np.asarray(activation.jumps)

@@ -1,0 +1,233 @@
+"""Generalised Gaussian moments of an activation at scale τ.
+
+The numbers through which a wide network depends on its activations. Integration by parts moves
+every derivative onto the Gaussian weight, so kinks and jumps are no obstacle.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from attrs import frozen
+from numpy.polynomial.legendre import leggauss
+from numpy.typing import ArrayLike
+from scipy.special import ndtr
+
+from .._checks import positive
+from .activations import Activation, AnyActivation, Quantized
+from .duals import FloatArray
+
+# Beyond 38 standard deviations the Gaussian density is not a normal float64 number.
+_REACH = 38.0
+_NODES = leggauss(20)
+_COARSEST, _FINEST = 6, 12
+_CONVERGED = 1e-13
+# Edges of no dyadic panel are near these: a kink that hides at one's edge shows in the other.
+OFFSET = 0.382
+# Two routes to one number agree to rounding if the derivative is right; others are far off.
+_SAME = 1e-6
+
+
+@frozen(slots=False)
+class GaussianMoments:
+    """Moments of σ(τξ), ξ ~ N(0, 1).
+
+    Attributes
+    ----------
+    tau, mean : float
+        The scale τ, and m = E σ.
+    d1, d2 : float
+        E σ' = E[ξ σ]/τ and E σ'' = E[(ξ² − 1) σ]/τ².
+    square_d2, variance : float
+        q = E[((σ − m)²)''] = E[(ξ² − 1)(σ − m)²]/τ² and v = E(σ − m)².
+    derivative_power : float
+        s = E[σ'²]; ``inf`` for an activation with a jump.
+
+    Examples
+    --------
+    >>> round(np.pi * nh.gaussian_moments(nh.activation("sign")).linear_share, 9)
+    2.0
+    """
+
+    tau: float
+    mean: float
+    d1: float
+    d2: float
+    square_d2: float
+    variance: float
+    derivative_power: float
+
+    @property
+    def linear_share(self) -> float:
+        """r₁ = τ² d₁² / v: the part of the variance that is linear in ξ."""
+        return self.tau**2 * self.d1**2 / self.variance
+
+    @property
+    def quadratic_share(self) -> float:
+        """r₂ = τ⁴ d₂² / (2 v): the part of the variance that is quadratic in ξ."""
+        return self.tau**4 * self.d2**2 / (2 * self.variance)
+
+    @property
+    def norm_gain(self) -> float:
+        """g = τ² q / (2 v): relative change of the output's norm with the input's."""
+        return self.tau**2 * self.square_d2 / (2 * self.variance)
+
+
+def gaussian_moments(activation: AnyActivation, tau: float = 1.0) -> GaussianMoments:
+    """Generalised Gaussian moments of ``activation`` at scale ``tau``.
+
+    Closed form for :class:`~ntklc_helpers.theory.activations.Quantized`; otherwise Gauss–Legendre
+    quadrature on panels split at the breakpoints, the panels halved until nothing moves by more
+    than 1e-13 of its natural scale.
+
+    Parameters
+    ----------
+    activation : Activation or Quantized
+    tau : float
+        Standard deviation of the activation's input, positive.
+
+    Returns
+    -------
+    GaussianMoments
+        They enter the recursions of :func:`~ntklc_helpers.theory.equivalents.propagate`.
+
+    Raises
+    ------
+    ValueError
+        If ``tau`` is not positive and finite, a moment is infinite, the activation is constant,
+        quadrature does not converge because a breakpoint was not named, or the derivative is not
+        the function's.
+
+    Examples
+    --------
+    >>> g = nh.gaussian_moments(nh.activation("relu"), tau=1.0)
+    >>> round(g.mean, 4), round(g.d1, 4), round(g.linear_share, 4)
+    (0.3989, 0.5, 0.7335)
+    """
+    tau = positive("tau", tau)
+    if isinstance(activation, Quantized):
+        g = _quantized_moments(activation, tau)
+    elif not isinstance(activation, Activation):
+        raise TypeError(f"activation must be made by nh.activation(...), got {activation!r}")
+    else:
+        g = _smooth_moments(activation, tau)
+    # Rounding leaves a constant function with a variance of the order of its mean's last digit.
+    if g.variance <= (1e-14 * g.mean) ** 2:
+        raise ValueError(
+            f"activation {activation.name!r} is constant at tau={tau}: it has variance 0"
+        )
+    return g
+
+
+def _quantized_moments(activation: Quantized, tau: float) -> GaussianMoments:
+    x = np.asarray(activation.thresholds) / tau
+    levels = np.asarray(activation.levels)
+    mean = levels @ cell_probabilities(x)
+    centred = levels - mean
+    jumps, square_jumps = np.diff(centred), np.diff(centred**2)
+    density = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+    return GaussianMoments(
+        tau=tau,
+        mean=float(mean),
+        d1=float(jumps @ density) / tau,
+        d2=float(jumps @ (x * density)) / tau**2,
+        square_d2=float(square_jumps @ (x * density)) / tau**2,
+        variance=float(centred**2 @ cell_probabilities(x)),
+        derivative_power=float("inf") if activation.has_jump else 0.0,
+    )
+
+
+def cell_probabilities(x: FloatArray) -> FloatArray:
+    """P(x_j < ξ ≤ x_{j+1}) of the m cells, each by the tail that loses no digits."""
+    lower, upper = np.append(-np.inf, x), np.append(x, np.inf)
+    return np.where(lower > 0, ndtr(-lower) - ndtr(-upper), ndtr(upper) - ndtr(lower))
+
+
+def _smooth_moments(activation: AnyActivation, tau: float) -> GaussianMoments:
+    # Features of a usual σ(t) have width about 1 in t = τξ: start with panels of that width.
+    start = int(np.clip(np.ceil(np.log2(tau)), 0, _COARSEST))
+    for halvings in range(start, _FINEST):
+        coarse = hermite_integrals(activation, tau, halvings, OFFSET)
+        fine = hermite_integrals(activation, tau, halvings + 1)
+        if np.all(np.abs(fine - coarse)[:6] <= _tolerance(fine)):
+            break
+    else:
+        raise not_converged(f"quadrature of activation {activation.name!r} at tau={tau}")
+    check_derivative(activation, tau, fine)
+    mean, c1, c2, square_c2, variance, power, _ = fine.tolist()
+    power = float("inf") if activation.has_jump else power
+    return GaussianMoments(tau, mean, c1 / tau, c2 / tau**2, square_c2 / tau**2, variance, power)
+
+
+def not_converged(what: str) -> ValueError:
+    """The error where quadrature finds something between the breakpoints that is not smooth."""
+    return ValueError(f"{what} did not converge; name every kink and jump in `breakpoints`")
+
+
+def check_derivative(activation: AnyActivation, tau: float, integrals: FloatArray) -> None:
+    """Stein: E[(ξ + ξ² − 1)σ] = τ E[(1 + ξ)σ'] + Σ J (1 + x) φ(x), over the jumps J at τx."""
+    x = np.asarray(activation.breakpoints) / tau
+    density = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+    by_jumps = np.asarray(activation.jumps) @ ((1 + x) * density)
+    mean, c1, c2, _, variance, power, slope = integrals
+    scale = np.sqrt(variance) + tau * np.sqrt(power)
+    if abs(c1 + c2 - by_jumps - tau * slope) > _SAME * scale + _CONVERGED * abs(mean):
+        raise ValueError(
+            f"derivative of activation {activation.name!r} must be that of its function; at "
+            f"tau={tau} it is not: name every jump in `breakpoints`, and detach nothing from torch"
+        )
+
+
+def _tolerance(integrals: FloatArray) -> FloatArray:
+    mean, spread, power = abs(integrals[0]), np.sqrt(integrals[4]), integrals[5]
+    # σ − m carries the rounding of σ itself, however small its spread about m.
+    shift = _CONVERGED * spread + 4 * np.finfo(float).eps * mean
+    return np.array([shift, shift, shift, spread * shift, spread * shift, _CONVERGED * power])
+
+
+def hermite_integrals(
+    activation: AnyActivation, tau: float, halvings: int, offset: float = 0.0
+) -> FloatArray:
+    """E σ; E[ξσ], E[(ξ²−1)σ], E[(ξ²−1)σ²], E σ² of σ − m; E σ'², E[(1+ξ)σ']."""
+    xi, weight = gaussian_panels(activation.breakpoints, tau, halvings, offset)
+    value, slope = activation(tau * xi), activation.derivative(tau * xi)
+    hermite2 = xi**2 - 1
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = weight @ value
+        value = value - mean
+        power = weight * value**2
+        out = np.array(
+            [mean, (weight * xi) @ value, (weight * hermite2) @ value]
+            + [hermite2 @ power, power.sum(), weight @ slope**2, weight * (1 + xi) @ slope]
+        )
+    tail = np.abs(xi) > _REACH - 1
+    if not np.isfinite(out).all() or power[tail].sum() > 1e-14 * out[4]:
+        raise ValueError(
+            f"activation {activation.name!r} has no finite Gaussian moments at tau={tau}: it is "
+            "undefined somewhere, or grows too fast"
+        )
+    return out
+
+
+def gaussian_panels(
+    breakpoints: ArrayLike, tau: float, halvings: int = 0, offset: float = 0.0
+) -> tuple[FloatArray, FloatArray]:
+    """Nodes ξ and weights of a composite Gauss–Legendre rule for E f(ξ), ξ ~ N(0, 1).
+
+    Panels of width 2^(−halvings) on [−38, 38], moved by the share ``offset`` of it and split at
+    ``breakpoints / tau``; 20 nodes each. Exact to rounding for a function of τξ that is analytic
+    between breakpoints.
+    """
+    width = 0.5**halvings
+    kinks = np.asarray(breakpoints, dtype=np.float64) / tau
+    kinks = kinks[np.abs(kinks) < _REACH]
+    grid = np.arange(-_REACH, _REACH + width / 2, width) + offset * width
+    xi, weight = gauss_rule(np.union1d(grid, kinks))
+    return xi.ravel(), weight.ravel()
+
+
+def gauss_rule(edges: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Nodes and weights (…, m, 20) under the standard Gaussian, between edges (…, m + 1)."""
+    node, weight = _NODES
+    half = np.diff(edges)[..., None] / 2
+    x = (edges[..., 1:] + edges[..., :-1])[..., None] / 2 + half * node
+    return x, half * weight * np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)

@@ -1,0 +1,247 @@
+"""Random fully connected networks, and their kernels at finite width."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import field, frozen
+from numpy.typing import ArrayLike, NDArray
+
+from .._checks import positive, same_length, samples, torch_device, whole
+from .activations import AnyActivation, activation_list
+from .moments import gaussian_moments
+from .weights import Law, law_of
+
+FloatArray = NDArray[np.float64]
+
+# Pairs of samples worked on at once, times neurons: 64 MiB in single precision.
+_CHUNK = 2**24
+
+
+def _widths(values: Any) -> tuple[int, ...]:
+    widths = tuple(whole("widths", width) for width in np.atleast_1d(values))
+    if not widths:
+        raise ValueError("widths must name at least one layer")
+    return widths
+
+
+@frozen(eq=False, slots=False)
+class RandomMLP:
+    """h_ℓ = (σ_ℓ(W_ℓ h_{ℓ−1}) − m_ℓ)/√d_ℓ, h_0 = x, with random weights of mean 0.
+
+    Every layer is centred by the constant m_ℓ = E σ_ℓ(τ_{ℓ−1} ξ) of the limit. Weights depend on
+    the seed and the layer alone: neither on the data, nor on device, precision or batch.
+
+    Parameters
+    ----------
+    p, tau0
+        Dimension and scale of the input, τ_0² = E‖x‖².
+    widths, activations
+        d_1 … d_L, and σ_1 … σ_L or their names.
+    weights : str or Law
+        ``"gaussian"``, ``"student_t"``, ``"rademacher"``, ``"ternary"`` with this ``sparsity``, or
+        a law, such as ``nh.theory.Pruned(0.8)``; ``net.law`` is the law.
+    device, dtype
+        Of weights and features: CUDA where there is one, and float32.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range, or widths, activations and law do not fit.
+
+    Examples
+    --------
+    >>> net = nh.RandomMLP(3, [200, 100], ["relu"] * 2, weights=nh.theory.Pruned(0.8))
+    >>> net.features(np.eye(3)).shape
+    torch.Size([3, 100])
+    """
+
+    p: int = field(converter=lambda p: whole("p", p))
+    widths: tuple[int, ...] = field(converter=_widths)
+    activations: tuple[AnyActivation, ...] = field(
+        converter=lambda values: activation_list("activations", values)
+    )
+    tau0: float = field(default=1.0, converter=lambda tau0: positive("tau0", tau0))
+    weights: str | Law = "gaussian"
+    sparsity: float = 0.0
+    seed: int = field(default=0, converter=lambda seed: whole("seed", seed, 0))
+    device: torch.device = field(default=None, converter=torch_device)
+    dtype: torch.dtype = torch.float32
+    law: Law = field(init=False, repr=False)
+
+    @law.default
+    def _law(self) -> Law:
+        return law_of(self.weights, self.sparsity)
+
+    def __attrs_post_init__(self) -> None:
+        same_length("activations", self.activations, "widths", len(self.widths))
+        self.law.layers(len(self.widths))
+        if not (isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point):
+            raise ValueError(f"dtype must be a floating-point torch.dtype, got {self.dtype!r}")
+
+    @cached_property
+    def laws(self) -> tuple[Law, ...]:
+        """Of W_1 … W_L and of the readout."""
+        return self.law.layers(len(self.widths))
+
+    @property
+    def _shapes(self) -> Iterator[tuple[Law, tuple[int, int], int]]:
+        shapes = zip((*self.widths, 1), (self.p, *self.widths), strict=True)
+        return zip(self.laws, shapes, range(1, len(self.laws) + 1), strict=True)
+
+    @cached_property
+    def matrices(self) -> tuple[torch.Tensor, ...]:
+        """W_1 … W_L, W_ℓ of shape (d_ℓ, d_{ℓ−1})."""
+        *hidden, _ = self._shapes
+        return tuple(self._tensor(law.draw(shape, self.seed, i)) for law, shape, i in hidden)
+
+    @cached_property
+    def readout(self) -> torch.Tensor:
+        """Weights w (d_L,) of the scalar output f(x) = wᵀh_L."""
+        *_, (law, (_, width), i) = self._shapes
+        return self._tensor(law.draw_readout(width, self.seed, i))
+
+    @cached_property
+    def masks(self) -> tuple[torch.Tensor | None, ...]:
+        """True where a weight of W_1 … W_L and of wᵀ (1, d_L) is kept; None if all are."""
+        masks = (law.mask(shape, self.seed, i) for law, shape, i in self._shapes)
+        return tuple(m if m is None else torch.from_numpy(m).to(self.device) for m in masks)
+
+    def _tensor(self, array: NDArray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device, self.dtype)
+
+    @cached_property
+    def centres(self) -> tuple[float, ...]:
+        """m_1 … m_L."""
+        tau, means = self.tau0, []
+        for activation, law in zip(self.activations, self.laws, strict=False):
+            moments = gaussian_moments(activation, tau * law.variance**0.5)
+            means.append(moments.mean)
+            tau = float(np.sqrt(moments.variance))
+        return tuple(means)
+
+    def inputs(self, X: ArrayLike | torch.Tensor) -> torch.Tensor:
+        """X as a tensor (n, p) on the network's device, checked."""
+        return self._tensor(samples("X", X, self.p))
+
+    def layers(self, h: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Pre-activations W_ℓ h_{ℓ−1} and activations h_ℓ of each layer, for inputs (n, p)."""
+        parts = zip(self.matrices, self.activations, self.centres, strict=True)
+        for W, activation, centre in parts:
+            u = h @ W.T
+            h = (activation(u) - centre) / len(W) ** 0.5
+            yield u, h
+
+    def features(self, X: ArrayLike | torch.Tensor, batch_size: int = 4096) -> torch.Tensor:
+        """h_L, a tensor (n, d_L) on the network's device, for X of shape (n, p)."""
+        X, batch_size = self.inputs(X), whole("batch_size", batch_size)
+        out = torch.empty(len(X), self.widths[-1], device=self.device, dtype=self.dtype)
+        with torch.no_grad():
+            for rows, target in zip(X.split(batch_size), out.split(batch_size), strict=True):
+                target.copy_(deque(self.layers(rows), maxlen=1).pop()[1])
+        return out
+
+
+def empirical_ck(net: RandomMLP | Iterable[RandomMLP], X: ArrayLike | torch.Tensor) -> FloatArray:
+    """Conjugate kernel h_L h_Lᵀ on X (n, p) of a network, or its mean over several networks.
+
+    Returns
+    -------
+    (n, n) float64 array
+        Tends to that of :func:`~ntklc_helpers.theory.infinite.limit_kernels` as the widths grow.
+
+    Raises
+    ------
+    ValueError
+        If there is no network, or X does not fit it.
+
+    Examples
+    --------
+    >>> net = nh.RandomMLP(3, [1000], ["linear"])
+    >>> nh.empirical_ck(net, np.eye(3)).round(0).diagonal().tolist()
+    [1.0, 1.0, 1.0]
+    """
+    return _mean(_ck, net, X)
+
+
+def empirical_ntk(net: RandomMLP | Iterable[RandomMLP], X: ArrayLike | torch.Tensor) -> FloatArray:
+    """Neural tangent kernel of f(x) = wᵀh_L(x), or its mean: as :func:`empirical_ck`.
+
+    Inner products of the gradients of f in all weights that are kept, of w and W_1 … W_L. The
+    gradient in W_ℓ is b_ℓ h_{ℓ−1}ᵀ with b_ℓ = ∂f/∂(W_ℓ h_{ℓ−1}), so
+    N = h_L h_Lᵀ + Σ_ℓ (b_ℓ b_ℓᵀ) ∘ (h_{ℓ−1} h_{ℓ−1}ᵀ): products of n × d_ℓ matrices, no Jacobian.
+
+    Refused too if an activation has a jump: its derivative is a point mass that no gradient sees,
+    and the kernel's diagonal is infinite.
+
+    Examples
+    --------
+    >>> net = nh.RandomMLP(3, [1000], ["linear"])
+    >>> nh.empirical_ntk(net, np.eye(3)).round(0).diagonal().tolist()
+    [2.0, 2.0, 2.0]
+    """
+    return _mean(_ntk, net, X)
+
+
+def _mean(
+    kernel: Callable[[RandomMLP, Any], FloatArray], net: RandomMLP | Iterable[RandomMLP], X: Any
+) -> FloatArray:
+    total, count = np.zeros(()), 0
+    for one in net if isinstance(net, Iterable) else [net]:
+        if not isinstance(one, RandomMLP):
+            raise ValueError(f"net must be a RandomMLP or some of them, got {type(one)}")
+        total, count = total + kernel(one, X), count + 1
+    if not count:
+        raise ValueError("net must be a RandomMLP or some of them, got none")
+    return total / count
+
+
+def _ck(net: RandomMLP, X: ArrayLike | torch.Tensor) -> FloatArray:
+    h = net.features(X).double()
+    return (h @ h.T).cpu().numpy()
+
+
+def _ntk(net: RandomMLP, X: ArrayLike | torch.Tensor) -> FloatArray:
+    if jumping := [a.name for a in net.activations if a.has_jump]:
+        raise ValueError(
+            f"activations {jumping} have a jump, for which E[σ'²] is infinite: the neural tangent "
+            "kernel has no finite diagonal"
+        )
+    with torch.no_grad():
+        h, u = [net.inputs(X)], []
+        for before, after in net.layers(h[0]):
+            u.append(before)
+            h.append(after)
+        N = _gradient_gram(net, len(u), torch.ones_like(h[-1][:, :1]), h[-1]).double()
+        back = net.readout.expand_as(h[-1])
+        for i in reversed(range(len(u))):
+            b = back * net.activations[i].derivative(u[i]) / net.widths[i] ** 0.5
+            N += _gradient_gram(net, i, b, h[i])
+            back = b @ net.matrices[i] if i else b
+    return N.cpu().numpy()
+
+
+def _gradient_gram(net: RandomMLP, i: int, b: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+    """Inner products (n, n) of the gradients m∘(b hᵀ) in the kept weights of a matrix.
+
+    b is (n, d), h is (n, d_prev). Entry (i, j) is Σ_kl m_kl (b_i∘b_j)_k (h_i∘h_j)_l, which without
+    a mask is (b bᵀ)∘(h hᵀ): exact, and no gradient is formed.
+    """
+    mask, gain = net.masks[i], net.laws[i].gain
+    if mask is None:
+        return (b @ b.T) * (h @ h.T)
+    mask = mask.to(h.dtype)
+    first, second = torch.triu_indices(len(h), len(h), device=h.device)
+    size = max(1, _CHUNK // max(mask.shape))
+    parts = [
+        torch.einsum("ij,ij->i", (b[i] * b[j]) @ mask, h[i] * h[j])
+        for i, j in zip(first.split(size), second.split(size), strict=True)
+    ]
+    gram = torch.empty(len(h), len(h), device=h.device, dtype=h.dtype)
+    gram[first, second] = gram[second, first] = torch.cat(parts) * gain**2
+    return gram

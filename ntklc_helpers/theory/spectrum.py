@@ -1,0 +1,278 @@
+"""Limiting spectrum of the equivalent kernels: the density of the bulk and the outliers."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+from attrs import cmp_using, field, frozen
+from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import block_diag, eigh
+from scipy.optimize import brentq
+
+from .._checks import array, number, whole
+from ..data.mixture import GaussianMixture
+from .equivalents import LayerCoefficients, structure
+from .resolvent import Bulk, covariances
+
+FloatArray = NDArray[np.float64]
+
+_NEGLIGIBLE = 1e-12
+
+
+@frozen
+class SpectralDensity:
+    """A density on a few intervals, and a point mass.
+
+    Attributes
+    ----------
+    edges : (m, 2) array
+        The intervals, ascending; m may be 0.
+    atom, atom_mass : float
+        Place and size of the point mass; the size may be 0.
+    series : (m, N) array
+        Density times dx/dθ on x = middle − half-width · cos θ, as a cosine series in θ.
+    """
+
+    edges: FloatArray = field(eq=cmp_using(np.array_equal))
+    atom: float
+    atom_mass: float
+    series: FloatArray = field(eq=cmp_using(np.array_equal))
+
+    @property
+    def x(self) -> FloatArray:
+        """A grid over all intervals, dense near their edges, to plot the density on."""
+        middle, half = self.edges.mean(axis=1), np.diff(self.edges)[:, 0] / 2
+        angle = np.linspace(0, np.pi, 401)
+        return (middle[:, None] - half[:, None] * np.cos(angle)).ravel()
+
+    def pdf(self, x: ArrayLike) -> FloatArray:
+        """Density of the continuous part at ``x``; its integral is 1 − ``atom_mass``."""
+        x = array("x", x, np.ndim(x))
+        out = np.zeros(x.shape)
+        for (left, right), series in zip(self.edges, self.series, strict=True):
+            angle = _angle(x, left, right)
+            inside = (angle > 0) & (angle < np.pi)
+            theta = angle[inside]
+            mass = np.cos(np.multiply.outer(theta, np.arange(len(series)))) @ series
+            out[inside] = np.maximum(mass, 0) / ((right - left) / 2 * np.sin(theta))
+        return out
+
+    def cdf(self, x: ArrayLike) -> FloatArray:
+        """Share of the eigenvalues that are at most ``x``."""
+        x = array("x", x, np.ndim(x))
+        out = np.where(x >= self.atom, self.atom_mass, 0.0)
+        for (left, right), series in zip(self.edges, self.series, strict=True):
+            theta = _angle(x, left, right)
+            k = np.arange(1, len(series))
+            out = out + theta * series[0] + np.sin(np.multiply.outer(theta, k)) @ (series[1:] / k)
+        return out
+
+    def kolmogorov(self, eigenvalues: ArrayLike) -> float:
+        """Largest distance between this distribution function and that of some eigenvalues."""
+        values = np.sort(array("eigenvalues", eigenvalues, 1))
+        # Eigenvalues at the point mass carry rounding errors of either sign.
+        values[np.abs(values - self.atom) < 1e-9 * self.atom] = self.atom
+        values, counts = np.unique(values, return_counts=True)
+        steps, at = np.cumsum(counts) / counts.sum(), self.cdf(values)
+        before = at - np.where(values == self.atom, self.atom_mass, 0.0)
+        below = np.append(0.0, steps[:-1])
+        return float(max(np.abs(at - steps).max(), np.abs(before - below).max()))
+
+    def isolated(self, values: ArrayLike, margin: float = 0.05) -> FloatArray:
+        """Those of the values above bulk and point mass by a relative ``margin``, descending."""
+        values = np.sort(array("values", values, 1))[::-1]
+        edge = max([self.atom, *self.edges.ravel()])
+        return values[values > (1 + number("margin", margin)) * edge]
+
+
+def _angle(x: FloatArray, left: float, right: float) -> FloatArray:
+    return np.arccos(np.clip((left + right - 2 * x) / (right - left), -1, 1))
+
+
+@frozen
+class Outlier:
+    """A predicted isolated eigenvalue.
+
+    ``alignment`` (K,) are the squared cosines of its eigenvector with each class vector j_a/√n_a;
+    for a multiple eigenvalue, of each vector of one orthonormal basis of the eigenspace.
+    """
+
+    value: float
+    alignment: FloatArray = field(eq=cmp_using(np.array_equal))
+
+
+def limiting_spectrum(
+    mixture: GaussianMixture, n: int, coefficients: LayerCoefficients, kernel: str = "ck"
+) -> tuple[SpectralDensity, tuple[Outlier, ...]]:
+    """Where the eigenvalues of a kernel's equivalent lie, for n samples of a mixture.
+
+    ``coefficients`` are those of the layer wanted, ``propagate(activations, mixture.tau0)[-1]``;
+    ``kernel`` is ``"ck"`` or ``"ntk"``.
+
+    Returns
+    -------
+    density : SpectralDensity
+        Of the bulk. A point mass stands for the directions that the data do not reach, and for
+        the whole bulk if the kernel has no linear part (α₁ = 0, as for an even activation).
+    outliers : tuple of Outlier
+        Outside the bulk, largest first; a multiple eigenvalue appears as often as it occurs.
+
+    Raises
+    ------
+    ValueError
+        If ``n`` leaves a class with no sample, or as :func:`ntk_equivalent`.
+    RuntimeError
+        If the solver found intervals that do not carry the whole mass.
+
+    Notes
+    -----
+    K̃ = α₁ZZᵀ + UΛUᵀ + ρI with U = [J/√p, ZL, ψ], where the means are M = LRᵀ with orthonormal L.
+    The bulk is that of ZZᵀ, scaled and shifted. With Q = (ZZᵀ − z)⁻¹, z = (λ − ρ)/α₁ and W the
+    limit of UᵀQU, outliers solve det(I + ΛW/α₁) = 0. The symmetric matrix [[Λ/α₁, I], [I, −W]]
+    has that determinant but for its sign, and is non-increasing in z outside the support: its
+    eigenvalues cross 0 downwards, once each, so no root is missed. At a null vector (x, y) the
+    residue of the resolvent gives ``|uᵀj_a|² = p x_a² / (yᵀW'y)``.
+
+    Takes a second at p = 1,000 where the covariances have common eigenvectors; otherwise each of
+    some thousand evaluations inverts a p × p matrix, minutes at that size.
+
+    Examples
+    --------
+    >>> mixture = nh.GaussianMixture(means=[[2, 0, 0, 0]], covariances=[np.eye(4)])
+    >>> density, outliers = nh.limiting_spectrum(mixture, 8, nh.propagate(["linear"])[-1])
+    >>> density.edges.round(3).tolist(), [round(outlier.value, 3) for outlier in outliers]
+    ([[0.172, 5.828]], [11.25])
+    """
+    if not isinstance(mixture, GaussianMixture):
+        raise ValueError(f"mixture must be a GaussianMixture, got {type(mixture)}")
+    sizes = mixture.class_sizes(whole("n", n))
+    scale, A, shift = structure(coefficients, kernel, mixture)
+    ratios, spread = sizes / mixture.p, 2 * mixture.T.diagonal()
+    if scale * mixture.tau0**2 <= _NEGLIGIBLE * shift:
+        density = SpectralDensity(np.empty((0, 2)), shift, 1.0, np.empty((0, 1)))
+        return density, _outliers_without_bulk(A, ratios, spread, shift)
+    L, singular, Rt = np.linalg.svd(mixture.means.T, full_matrices=False)
+    rank = int((singular > 1e-12 * max(singular[0], 1.0)).sum())
+    bulk = Bulk(covariances(mixture, L[:, :rank]), ratios)
+    support = bulk.support()
+    density = _density(bulk, support, scale, shift)
+    R, A, k = Rt[:rank].T * singular[:rank], A / scale, len(ratios)
+    couplings = [
+        [A[:k, :k] + R @ R.T, R, A[:k, k:]],
+        [R.T, np.zeros((rank, rank + 1))],
+        [A[k:, :k], np.zeros((1, rank)), A[k:, k:]],
+    ]
+    pencil = _Pencil(bulk, np.block(couplings), spread)
+    # Open intervals between the parts of the spectrum of ZZᵀ, of which 0 is one.
+    zero = [0.0, 0.0] if support[0][0] > 0 else []
+    gaps = np.sort([-np.inf, *zero, *np.ravel(support), np.inf]).reshape(-1, 2)
+    found = [
+        Outlier(shift + scale * z, alignment / sizes * mixture.p)
+        for left, right in gaps
+        for z, alignment in pencil.roots(left, right)
+    ]
+    return density, tuple(sorted(found, key=lambda outlier: -outlier.value))
+
+
+def _density(
+    bulk: Bulk, support: list[tuple[float, float]], scale: float, shift: float
+) -> SpectralDensity:
+    series = np.array([bulk.mass(left, right) for left, right in support])
+    masses = np.pi * series[:, 0]
+    atom_mass, bound = 1 - float(masses.sum()), bulk.mass_below()
+    if abs(atom_mass - bound) > 5e-3:
+        raise RuntimeError(
+            f"the intervals found carry a mass of {masses.sum():.4f}, and the atom at 0 one of at "
+            f"most {bound:.4f}: an interval was missed"
+        )
+    atom_mass = 0.0 if atom_mass < 1e-5 else atom_mass
+    series *= (1 - atom_mass) / masses.sum()
+    return SpectralDensity(shift + scale * np.array(support), shift, atom_mass, series)
+
+
+class _Pencil:
+    """The matrix [[Λ/α₁, I], [I, −W(z)]] of the outliers, along the real axis."""
+
+    def __init__(self, bulk: Bulk, couplings: FloatArray, spread: FloatArray) -> None:
+        self.bulk, self.couplings, self.spread = bulk, couplings, spread
+        # δ at the points visited, to start from at the next.
+        self.visited: dict[float, FloatArray] = {}
+
+    def delta(self, z: float) -> FloatArray:
+        if z not in self.visited:
+            near = min(self.visited, key=lambda other: abs(other - z), default=None)
+            there = None if near is None else self.bulk.outside(z, self.visited[near])
+            if there is None:
+                there = self.bulk.outside(z, self.bulk.descend(z).real)
+            if there is None:
+                raise RuntimeError(f"no real solution at z={z}, outside the support")
+            self.visited[z] = there[0]
+        return self.visited[z]
+
+    def limit(self, z: float) -> tuple[FloatArray, FloatArray]:
+        """W(z) and W'(z)."""
+        bulk, delta = self.bulk, self.delta(z)
+        _, psi, forcing = bulk.linearise(delta, z)
+        slope = np.linalg.solve(np.eye(len(delta)) - psi, forcing)
+        g = -1 / (z * (1 + delta))
+        dg = g * (-1 / z - slope / (1 + delta))
+        x = bulk.ratios / (1 + delta)
+        F, dF = bulk.covariances.forms(x, z, -x * slope / (1 + delta))
+        r, weight = bulk.ratios, bulk.ratios * self.spread
+        W = block_diag(np.diag(r * g), np.eye(len(F)) + z * F, weight @ g)
+        return W, block_diag(np.diag(r * dg), F + z * dF, weight @ dg)
+
+    def matrix(self, z: float) -> FloatArray:
+        W, identity = self.limit(z)[0], np.eye(len(self.couplings))
+        return np.block([[self.couplings, identity], [identity, -W]])
+
+    def eigenvalues(self, z: float) -> FloatArray:
+        return np.asarray(np.linalg.eigvalsh(self.matrix(z)), np.float64)
+
+    def roots(self, left: float, right: float) -> list[tuple[float, FloatArray]]:
+        """Roots in an interval outside the support, each with ``|uᵀj_a|²/p``."""
+        a, b = self._ends(left, right)
+        if a >= b:
+            return []
+        crossing = np.flatnonzero((self.eigenvalues(a) > 0) & (self.eigenvalues(b) < 0))
+        top = self.bulk.top
+        find = partial(brentq, a=a, b=b, xtol=1e-12 * top)
+        places = np.sort([find(lambda z, i=i: self.eigenvalues(z)[i]) for i in crossing])
+        groups = np.split(places, np.flatnonzero(np.diff(places) > 1e-9 * top) + 1)
+        return [root for group in groups if len(group) for root in self._at(group)]
+
+    def _ends(self, left: float, right: float) -> tuple[float, float]:
+        """The interval, kept clear of the support and cut where no root can follow."""
+        top, k = self.bulk.top, len(self.couplings)
+        a, b = left + 1e-6 * top, right - 1e-6 * top
+        for sign in (-1, 1):
+            if np.isinf((left, right)[sign > 0]):
+                end = sign * 2 * top
+                # W vanishes at infinity, where as many eigenvalues are positive as negative.
+                while (self.eigenvalues(end) > 0).sum() != k:
+                    end *= 2
+                a, b = (end, b) if sign < 0 else (a, end)
+        return a, b
+
+    def _at(self, places: FloatArray) -> list[tuple[float, FloatArray]]:
+        """The roots at an eigenvalue as multiple as it was found."""
+        z, m = float(np.mean(places)), len(places)
+        values, vectors = eigh(self.matrix(z))
+        x, y = np.split(vectors[:, np.argsort(np.abs(values))[:m]], 2)
+        size, basis = eigh(y.T @ self.limit(z)[1] @ y)
+        x = x @ basis / np.sqrt(size)
+        return [(z, x[: len(self.bulk.ratios), i] ** 2) for i in range(m)]
+
+
+def _outliers_without_bulk(
+    A: FloatArray, ratios: FloatArray, spread: FloatArray, shift: float
+) -> tuple[Outlier, ...]:
+    """Eigenvalues of VAVᵀ + shift I, with VᵀV at its limit diag(n_a/p, Σ_a n_a Var ψ)."""
+    root = np.sqrt(np.append(ratios, ratios @ spread))
+    values, vectors = np.linalg.eigh(root[:, None] * A * root)
+    return tuple(
+        Outlier(shift + value, vectors[:-1, i] ** 2)
+        for i, value in reversed(list(enumerate(values)))
+        if abs(value) > _NEGLIGIBLE * abs(values).max()
+    )
