@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import ntklc_helpers as nh
-from ntklc_helpers.theory.feature_kernels import CLASSES, ONE_CLASS, balanced_rows, feature_kernels
+from ntklc_helpers.theory.feature_kernels import CLASSES, ONE_CLASS, feature_kernels
 
 RELUS = [nh.activation("relu")] * 3
 
@@ -59,14 +59,3 @@ def test_classes_far_apart_are_seen():
     assert found[CLASSES].tau0 ** 2 * 117 / 120 == pytest.approx(1 - found[CLASSES].between)
     with pytest.raises(ValueError, match="labels must be of two classes or more, got one"):
         feature_kernels(X, np.zeros(120, int), RELUS)
-
-
-def test_balanced_rows():
-    labels = np.array([0] * 5 + [1] * 9 + [2] * 4)
-    rows = balanced_rows(labels, 11, seed=1)
-    assert np.bincount(labels[rows]).tolist() == [3, 3, 3] and len(set(rows)) == 9
-    assert np.array_equal(rows, np.sort(rows))
-    assert not np.array_equal(rows, balanced_rows(labels, 11, seed=2))
-    for n in (2, 15):
-        with pytest.raises(ValueError, match=f"n must be a whole number from 3 to 14, got {n}"):
-            balanced_rows(labels, n)

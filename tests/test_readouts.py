@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ntklc_helpers.compression.train import evaluate, load_state
+from ntklc_helpers.data import balanced_rows
 from ntklc_helpers.experiments import image_nets, methods, readouts
 from ntklc_helpers.experiments.image_nets import TrainingSettings, build, train
 from ntklc_helpers.experiments.images import load_pair
@@ -17,7 +18,7 @@ from ntklc_helpers.experiments.pruning_sweep import one_thread
 from ntklc_helpers.experiments.readouts import PRESETS, ReadoutComparison, kernels_of
 from ntklc_helpers.experiments.records import RunError, read_record
 from ntklc_helpers.experiments.runs import preset_of
-from ntklc_helpers.theory.feature_kernels import CLASSES, ONE_CLASS, balanced_rows
+from ntklc_helpers.theory.feature_kernels import CLASSES, ONE_CLASS
 
 SMALL = ReadoutComparison(
     network="vgg_tiny", data="digits", n_train=300, widths=(20, 30), levels=(16,), n_seeds=1,

@@ -10,7 +10,7 @@ from attrs import frozen
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import eigvalsh
 
-from .._checks import class_labels, samples, whole
+from .._checks import class_labels, samples
 from ..data.mixture import estimate_statistics
 from .activations import AnyActivation
 from .equivalents import ck_equivalent, propagate
@@ -96,17 +96,3 @@ def between_classes(X: FloatArray, labels: NDArray[np.int64]) -> float:
 def _class_means(X: FloatArray, labels: NDArray[np.int64]) -> FloatArray:
     """The mean of each row's class, (n, p)."""
     return np.array([X[labels == a].mean(axis=0) for a in range(labels.max() + 1)])[labels]
-
-
-def balanced_rows(labels: ArrayLike, n: int, seed: int = 0) -> NDArray[np.int64]:
-    """Positions of n rows drawn at random, ⌊n/K⌋ of each class, in the order of the classes.
-
-    Raises ValueError if labels are not 0 … K − 1, or a class has too few rows or none is asked for.
-    """
-    labels = class_labels("labels", labels, len(np.asarray(labels)))
-    sizes = np.bincount(labels)
-    most = len(sizes) * int(sizes.min() + 1) - 1
-    each = whole("n", n, least=len(sizes), most=most) // len(sizes)
-    rng = np.random.default_rng(seed)
-    places = [np.flatnonzero(labels == a) for a in range(len(sizes))]
-    return np.concatenate([np.sort(rng.choice(at, each, replace=False)) for at in places])
