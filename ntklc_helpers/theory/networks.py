@@ -19,8 +19,8 @@ from .weights import Law, law_of
 
 FloatArray = NDArray[np.float64]
 
-# Pairs of samples worked on at once, times neurons: 64 MiB in single precision.
-_CHUNK = 2**24
+# Gradients worked on at once, samples times weights: 4 MiB in single precision.
+_CHUNK = 2**20
 
 
 def _widths(values: Any) -> tuple[int, ...]:
@@ -229,19 +229,17 @@ def _ntk(net: RandomMLP, X: ArrayLike | torch.Tensor) -> FloatArray:
 def _gradient_gram(net: RandomMLP, i: int, b: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
     """Inner products (n, n) of the gradients m∘(b hᵀ) in the kept weights of a matrix.
 
-    b is (n, d), h is (n, d_prev). Entry (i, j) is Σ_kl m_kl (b_i∘b_j)_k (h_i∘h_j)_l, which without
-    a mask is (b bᵀ)∘(h hᵀ): exact, and no gradient is formed.
+    b is (n, d), h is (n, d_prev). Entry (i, j) is Σ_kl m_kl (b_i∘b_j)_k (h_i∘h_j)_l: without a mask
+    (b bᵀ)∘(h hᵀ), and no gradient is formed. With one, some weights at a time, those that are kept
+    or, from the whole, those that are not: whichever are fewer.
     """
-    mask, gain = net.masks[i], net.laws[i].gain
+    whole, mask = (b @ b.T) * (h @ h.T), net.masks[i]
     if mask is None:
-        return (b @ b.T) * (h @ h.T)
-    mask = mask.to(h.dtype)
-    first, second = torch.triu_indices(len(h), len(h), device=h.device)
-    size = max(1, _CHUNK // max(mask.shape))
-    parts = [
-        torch.einsum("ij,ij->i", (b[i] * b[j]) @ mask, h[i] * h[j])
-        for i, j in zip(first.split(size), second.split(size), strict=True)
-    ]
-    gram = torch.empty(len(h), len(h), device=h.device, dtype=h.dtype)
-    gram[first, second] = gram[second, first] = torch.cat(parts) * gain**2
-    return gram
+        return whole
+    few_kept = int(mask.sum()) <= mask.numel() // 2
+    chosen = (mask if few_kept else ~mask).nonzero()
+    gram, b, h = torch.zeros_like(whole), b.T.contiguous(), h.T.contiguous()
+    for row, column in (part.unbind(1) for part in chosen.split(max(1, _CHUNK // len(gram)))):
+        gradients = b[row] * h[column]
+        gram.addmm_(gradients.T, gradients)
+    return (gram if few_kept else whole - gram) * net.laws[i].gain ** 2
