@@ -17,7 +17,7 @@ from scipy.linalg import solve_banded
 from scipy.special import ndtri
 
 from .._checks import array, whole
-from ..theory.moments import cell_probabilities
+from ..theory.gaussian import cell_probabilities
 from .solve import Tolerance
 
 FloatArray = NDArray[np.float64]

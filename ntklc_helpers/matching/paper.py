@@ -16,7 +16,8 @@ from scipy.special import ndtr
 
 from .._checks import positive
 from ..theory.activations import AnyActivation, Quantized, sigma_q, sigma_t
-from ..theory.moments import GaussianMoments, gaussian_moments, gaussian_panels
+from ..theory.gaussian import GaussianMoments, gaussian_panels
+from ..theory.moments import gaussian_moments
 from .solve import Demand, Tolerance, fit, fit_up_to_scale
 from .staircases import Layer, Staircase, demanded_shares, fit_layer
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .._checks import positive, whole
 from ..theory.activations import AnyActivation, Quantized
-from ..theory.moments import GaussianMoments, cell_probabilities, gaussian_panels
+from ..theory.gaussian import GaussianMoments, cell_probabilities, gaussian_panels
 from .solve import SCREENING_STEPS, Demand, Tolerance, best, fit
 
 FloatArray = NDArray[np.float64]

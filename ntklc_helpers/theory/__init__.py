@@ -8,6 +8,7 @@ from .equivalents import (
     propagate,
     published_kappa_squared,
 )
+from .gaussian import GaussianMoments
 from .infinite import limit_kernels
 from .metrics import (
     align,
@@ -18,7 +19,7 @@ from .metrics import (
     required_width,
     spectral_norm,
 )
-from .moments import GaussianMoments, gaussian_moments
+from .moments import gaussian_moments
 from .networks import RandomMLP, empirical_ck, empirical_ntk
 from .pruned import first_layer_correction, pruned_limit_kernels
 from .spectrum import limiting_spectrum

@@ -8,14 +8,8 @@ from numpy.polynomial.chebyshev import chebpts1, chebvander
 
 from .activations import AnyActivation
 from .duals import Buffers, FloatArray, Pair
-from .moments import (
-    OFFSET,
-    check_derivative,
-    gauss_rule,
-    gaussian_panels,
-    hermite_integrals,
-    not_converged,
-)
+from .gaussian import gauss_rule, gaussian_panels
+from .moments import OFFSET, check_derivative, hermite_integrals, not_converged
 
 TOLERANCE = 1e-13
 # A smooth activation needs few terms at any correlation; another gains little beyond the last.

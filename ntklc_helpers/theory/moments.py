@@ -7,69 +7,17 @@ every derivative onto the Gaussian weight, so kinks and jumps are no obstacle.
 from __future__ import annotations
 
 import numpy as np
-from attrs import frozen
-from numpy.polynomial.legendre import leggauss
-from numpy.typing import ArrayLike
-from scipy.special import ndtr
 
 from .._checks import positive
 from .activations import Activation, AnyActivation, Quantized
-from .duals import FloatArray
+from .gaussian import REACH, FloatArray, GaussianMoments, cell_probabilities, gaussian_panels
 
-# Beyond 38 standard deviations the Gaussian density is not a normal float64 number.
-_REACH = 38.0
-_NODES = leggauss(20)
 _COARSEST, _FINEST = 6, 12
 _CONVERGED = 1e-13
 # Edges of no dyadic panel are near these: a kink that hides at one's edge shows in the other.
 OFFSET = 0.382
 # Two routes to one number agree to rounding if the derivative is right; others are far off.
 _SAME = 1e-6
-
-
-@frozen(slots=False)
-class GaussianMoments:
-    """Moments of σ(τξ), ξ ~ N(0, 1).
-
-    Attributes
-    ----------
-    tau, mean : float
-        The scale τ, and m = E σ.
-    d1, d2 : float
-        E σ' = E[ξ σ]/τ and E σ'' = E[(ξ² − 1) σ]/τ².
-    square_d2, variance : float
-        q = E[((σ − m)²)''] = E[(ξ² − 1)(σ − m)²]/τ² and v = E(σ − m)².
-    derivative_power : float
-        s = E[σ'²]; ``inf`` for an activation with a jump.
-
-    Examples
-    --------
-    >>> round(np.pi * nh.gaussian_moments(nh.activation("sign")).linear_share, 9)
-    2.0
-    """
-
-    tau: float
-    mean: float
-    d1: float
-    d2: float
-    square_d2: float
-    variance: float
-    derivative_power: float
-
-    @property
-    def linear_share(self) -> float:
-        """r₁ = τ² d₁² / v: the part of the variance that is linear in ξ."""
-        return self.tau**2 * self.d1**2 / self.variance
-
-    @property
-    def quadratic_share(self) -> float:
-        """r₂ = τ⁴ d₂² / (2 v): the part of the variance that is quadratic in ξ."""
-        return self.tau**4 * self.d2**2 / (2 * self.variance)
-
-    @property
-    def norm_gain(self) -> float:
-        """g = τ² q / (2 v): relative change of the output's norm with the input's."""
-        return self.tau**2 * self.square_d2 / (2 * self.variance)
 
 
 def gaussian_moments(activation: AnyActivation, tau: float = 1.0) -> GaussianMoments:
@@ -136,12 +84,6 @@ def _quantized_moments(activation: Quantized, tau: float) -> GaussianMoments:
     )
 
 
-def cell_probabilities(x: FloatArray) -> FloatArray:
-    """P(x_j < ξ ≤ x_{j+1}) of the m cells, each by the tail that loses no digits."""
-    lower, upper = np.append(-np.inf, x), np.append(x, np.inf)
-    return np.where(lower > 0, ndtr(-lower) - ndtr(-upper), ndtr(upper) - ndtr(lower))
-
-
 def _smooth_moments(activation: AnyActivation, tau: float) -> GaussianMoments:
     # Features of a usual σ(t) have width about 1 in t = τξ: start with panels of that width.
     start = int(np.clip(np.ceil(np.log2(tau)), 0, _COARSEST))
@@ -199,35 +141,10 @@ def hermite_integrals(
             [mean, (weight * xi) @ value, (weight * hermite2) @ value]
             + [hermite2 @ power, power.sum(), weight @ slope**2, weight * (1 + xi) @ slope]
         )
-    tail = np.abs(xi) > _REACH - 1
+    tail = np.abs(xi) > REACH - 1
     if not np.isfinite(out).all() or power[tail].sum() > 1e-14 * out[4]:
         raise ValueError(
             f"activation {activation.name!r} has no finite Gaussian moments at tau={tau}: it is "
             "undefined somewhere, or grows too fast"
         )
     return out
-
-
-def gaussian_panels(
-    breakpoints: ArrayLike, tau: float, halvings: int = 0, offset: float = 0.0
-) -> tuple[FloatArray, FloatArray]:
-    """Nodes ξ and weights of a composite Gauss–Legendre rule for E f(ξ), ξ ~ N(0, 1).
-
-    Panels of width 2^(−halvings) on [−38, 38], moved by the share ``offset`` of it and split at
-    ``breakpoints / tau``; 20 nodes each. Exact to rounding for a function of τξ that is analytic
-    between breakpoints.
-    """
-    width = 0.5**halvings
-    kinks = np.asarray(breakpoints, dtype=np.float64) / tau
-    kinks = kinks[np.abs(kinks) < _REACH]
-    grid = np.arange(-_REACH, _REACH + width / 2, width) + offset * width
-    xi, weight = gauss_rule(np.union1d(grid, kinks))
-    return xi.ravel(), weight.ravel()
-
-
-def gauss_rule(edges: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Nodes and weights (…, m, 20) under the standard Gaussian, between edges (…, m + 1)."""
-    node, weight = _NODES
-    half = np.diff(edges)[..., None] / 2
-    x = (edges[..., 1:] + edges[..., :-1])[..., None] / 2 + half * node
-    return x, half * weight * np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
