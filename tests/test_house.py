@@ -11,8 +11,8 @@ import pytest
 import ntklc_helpers
 
 ROOT = Path(ntklc_helpers.__file__).parent
-# Each may import from those before it. The checks and the figures' style are no rooms.
-ORDER = ("_checks", "data", "theory", "matching", "compression", "plots", "experiments")
+# Each may import from those before it. The checks, what makes faces and the figures' style are no rooms.
+ORDER = ("_checks", "_face", "data", "theory", "matching", "compression", "plots", "experiments")
 ROOMS = tuple(name for name in ORDER if (ROOT / name).is_dir())
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path
@@ -83,8 +83,9 @@ def test_rooms_import_from_rooms_before_them():
     assert not against, "\n".join(against)
 
 
-def test_checks_import_nothing_of_ours():
-    assert imports("_checks") == []
+@pytest.mark.parametrize("name", ["_checks", "_face"])
+def test_what_stands_before_the_rooms_imports_nothing_of_ours(name):
+    assert imports(name) == []
 
 
 def test_a_room_is_entered_by_its_modules_not_by_its_face():

@@ -1,5 +1,6 @@
 """What comes in: Gaussian mixtures with their statistics, and real images."""
 
+from .._face import promised as _promised
 from .files import DataError, MissingDataError
 from .images import (
     Dataset,
@@ -12,19 +13,4 @@ from .images import (
 )
 from .mixture import PRESETS, GaussianMixture, Sample, Statistics, estimate_statistics
 
-__all__ = [
-    "DataError",
-    "Dataset",
-    "GaussianMixture",
-    "MissingDataError",
-    "PRESETS",
-    "Sample",
-    "Statistics",
-    "balanced_rows",
-    "estimate_statistics",
-    "load_cifar10",
-    "load_digits",
-    "load_images",
-    "load_mnist",
-    "normalize",
-]
+__all__ = _promised(vars())

@@ -1,5 +1,6 @@
 """What the theorems say: moments, kernels of wide networks, their equivalents and spectra."""
 
+from .._face import promised as _promised
 from .activations import Activation, Quantized, activation, activation_names, sigma_q, sigma_t
 from .equivalents import (
     KernelEquivalent,
@@ -33,39 +34,4 @@ from .weights import (
     draw_ternary,
 )
 
-__all__ = [
-    "Activation",
-    "Gaussian",
-    "GaussianMoments",
-    "KernelEquivalent",
-    "MagnitudePruned",
-    "Pruned",
-    "Quantized",
-    "Rademacher",
-    "RandomMLP",
-    "StudentT",
-    "Ternary",
-    "activation",
-    "activation_names",
-    "align",
-    "ck_equivalent",
-    "draw_ternary",
-    "empirical_ck",
-    "empirical_ntk",
-    "first_layer_correction",
-    "gaussian_moments",
-    "leading_eigenpairs",
-    "limit_kernels",
-    "limiting_spectrum",
-    "ntk_equivalent",
-    "power_law",
-    "principal_cosines",
-    "propagate",
-    "pruned_limit_kernels",
-    "published_kappa_squared",
-    "relative_error",
-    "required_width",
-    "sigma_q",
-    "sigma_t",
-    "spectral_norm",
-]
+__all__ = _promised(vars())
