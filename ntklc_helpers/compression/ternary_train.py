@@ -16,7 +16,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from .._checks import positive
+from .._checks import positive, samples
 from ..theory.activations import Quantized
 from ..theory.networks import RandomMLP
 from ..theory.weights import Ternary
@@ -24,7 +24,7 @@ from .layers import TernaryLayer
 from .network import CompressedNetwork
 from .readout import Readout
 from .ternary import TernaryMatrix
-from .train import Labelled, LabelledData, Options, Trained, minimise
+from .train import Trained, Training
 
 # A ranking costs as much as a matrix product; between two of them the cut stays where it is.
 _STEPS_PER_RANKING = 10
@@ -38,16 +38,10 @@ def train_ternary(
     X: ArrayLike,
     y: ArrayLike,
     *,
-    epochs: int,
-    seed: int,
-    batch_size: int = 256,
     learning_rate: float = 2e-3,
     latent_rate: float = 0.06,
     smoothing: float = 0.6,
-    validation: Labelled | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype = torch.float32,
-    progress: bool = True,
+    **training: Any,
 ) -> Trained:
     """Train a random network with ternary weights and staircases; ternary it stays.
 
@@ -60,16 +54,14 @@ def train_ternary(
     net : RandomMLP
         With ternary weights; every activation a Quantized, such as those of :func:`match` with
         ``grid="uniform"``.
-    X, y, epochs, seed, batch_size, validation, device, progress
-        As in :func:`train_dense`; ``seed`` is that of latents and batches.
+    X, y, **training
+        As for :func:`train_dense`; ``seed`` is that of latents and batches.
     learning_rate : float
         Highest for biases and readout.
     latent_rate : float
         Highest for the latents, whose standard deviation is 1 at the start.
     smoothing : float
         w in units of the layer's standard deviation of t at the start.
-    dtype : torch.dtype
-        Of the matrix products of the backward pass. The forward pass is float32, to be exact.
 
     Returns
     -------
@@ -93,23 +85,22 @@ def train_ternary(
     learning_rate = positive("learning_rate", learning_rate)
     latent_rate = positive("latent_rate", latent_rate)
     smoothing = positive("smoothing", smoothing)
-    options = Options(epochs, batch_size, seed, device, dtype, progress)
-    data = LabelledData.checked(X, y, validation, net.p)
-    probe = torch.Generator().manual_seed(options.seed)
-    sample = data.X[torch.randperm(len(data.X), generator=probe)[:_PROBE]]
-    model = LatentNetwork(net, data.n_classes, options.seed, options.dtype)
+    task = Training(samples("X", X, net.p), y, **training)
+    probe = torch.Generator().manual_seed(task.seed)
+    sample = task.X[torch.randperm(len(task.X), generator=probe)[:_PROBE]]
+    model = LatentNetwork(net, task.n_classes, task.seed, task.dtype)
     model.measure(sample, smoothing)
-    model.to(options.device)
+    model.to(task.device)
     latents = [layer.latent for layer in model.layers]
     others = [*(layer.bias for layer in model.layers), model.readout, model.readout_bias]
-    per_epoch = math.ceil(len(data.X) / options.batch_size)
+    per_epoch = math.ceil(len(task.X) / task.batch_size)
 
     def rank(step: int) -> None:
         if step % _STEPS_PER_RANKING == 0 or step % per_epoch == 0:
             model.rank()
 
     rates = [(latents, latent_rate), (others, learning_rate)]
-    losses, accuracies = minimise(model, rates, data, options, rank)
+    losses, accuracies = task.minimise(model, rates, rank)
     return Trained(model.cpu().deployed(), losses, accuracies)
 
 

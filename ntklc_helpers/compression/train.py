@@ -28,7 +28,6 @@ from .._checks import class_labels, labels, one_of, positive, samples, share, to
 from .pruning import prune_globally
 from .storage import replace_file
 
-Labelled = tuple[ArrayLike, ArrayLike]
 Network = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -237,83 +236,104 @@ def _precision(argument: str, value: Any) -> torch.dtype:
     return value
 
 
-@frozen
-class Options:
-    """How :func:`minimise` trains, checked; each as for :func:`train_dense`."""
+def _held_out(values: Any, training: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The rows and labels held out, as those trained on are."""
+    if values is None:
+        return None
+    if not isinstance(values, tuple | list) or len(values) != 2:
+        raise ValueError("validation must be a pair (X, y)")
+    X = samples("validation X", values[0], training.X.shape[1])
+    return _rows(X), label_tensor("validation y", values[1], len(X), training.n_classes)
 
-    epochs: int = checked(whole)
-    batch_size: int = checked(whole)
-    seed: int = checked(whole, NOTHING, 0, 2**64 - 1)
-    device: Any = checked(lambda name, value: torch_device(value))
-    dtype: torch.dtype = checked(_precision)
-    progress: bool = True
+
+def _rows(X: NDArray) -> torch.Tensor:
+    return torch.from_numpy(X).float()
 
 
 @frozen(eq=False)
-class LabelledData:
-    """Rows and labels as tensors, float32 and int64; ``scale`` is the entries' root mean square."""
+class Training:
+    """What is learnt from, and how: by Adam, each group of weights in one cycle up to its rate.
 
-    X: torch.Tensor
-    y: torch.Tensor
-    n_classes: int
-    scale: float
-    validation: tuple[torch.Tensor, torch.Tensor] | None
-
-    @classmethod
-    def checked(
-        cls, X: ArrayLike, y: ArrayLike, validation: Labelled | None, p: int | None = None
-    ) -> LabelledData:
-        """Of arrays, if they fit each other and have p columns; a ValueError says what does not."""
-        X = samples("X", X, p)
-        y = class_labels("y", y, len(X))
-        n_classes = int(y.max()) + 1
-        if n_classes < 2:
-            raise ValueError("y must hold at least two classes")
-        if validation is not None:
-            if not isinstance(validation, tuple | list) or len(validation) != 2:
-                raise ValueError("validation must be a pair (X, y)")
-            held = samples("validation X", validation[0], X.shape[1])
-            held_y = label_tensor("validation y", validation[1], len(held), n_classes)
-            validation = torch.from_numpy(held).float(), held_y
-        rows = torch.from_numpy(X).float()
-        scale = rows.square().mean().sqrt().item()
-        if not 0 < scale < math.inf:
-            raise ValueError(f"X must have a positive finite root mean square, got {scale:g}")
-        return cls(rows, torch.from_numpy(y), n_classes, scale, validation)
-
-
-def minimise(
-    model: nn.Module,
-    rates: Sequence[tuple[Sequence[nn.Parameter], float]],
-    data: LabelledData,
-    options: Options,
-    after_step: Callable[[int], None] = lambda step: None,
-    forward: Network | None = None,
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Train by Adam, each group of parameters in one cycle up to its rate and down.
-
-    Hooks are as for :func:`descend`; losses and accuracies, one an epoch, as in :class:`Trained`.
+    Parameters
+    ----------
+    X : (n, p) array
+    y : (n,) whole numbers 0 … K − 1, every class present
+    epochs : int
+    seed : int
+        Of the weights at the start and of the batches.
+    batch_size : int
+    validation : (X, y), optional
+        Classified after each epoch; training does not see it.
+    device : optional
+        CUDA where there is one, by default.
+    dtype : torch.dtype
+        Of the matrix products while training (of the backward pass, where the forward pass must be
+        exact): torch.float32, or torch.bfloat16 where that is faster. Weights are float32.
+    progress : bool
+        Show a bar.
     """
-    X, y = data.X.to(options.device), data.y.to(options.device)
-    per_epoch = math.ceil(len(X) / options.batch_size)
-    steps, highest = per_epoch * options.epochs, [rate for _, rate in rates]
-    optimizer = torch.optim.Adam([{"params": p, "lr": rate} for p, rate in rates], fused=True)
-    schedule = OneCycleLR(optimizer, highest, total_steps=steps, cycle_momentum=False)
-    losses: list[float] = []
-    accuracies: list[float] = []
 
-    def after_epoch(loss: float) -> None:
-        losses.append(loss)
-        if data.validation is not None:
-            accuracies.append(evaluate(model, *data.validation)[0])
+    X: torch.Tensor = field(converter=lambda X: _rows(samples("X", X)))
+    y: torch.Tensor = field(converter=lambda y: torch.from_numpy(class_labels("y", y)))
+    epochs: int = checked(whole)
+    seed: int = checked(whole, NOTHING, 0, 2**64 - 1)
+    batch_size: int = checked(whole, 256)
+    validation: tuple[torch.Tensor, torch.Tensor] | None = field(
+        default=None,
+        converter=Converter(_held_out, takes_self=True),  # type: ignore[misc]  # attrs passes self
+    )
+    device: Any = checked(lambda name, value: torch_device(value), None)
+    dtype: torch.dtype = checked(_precision, torch.float32)
+    progress: bool = True
 
-    order = torch.Generator().manual_seed(options.seed)
-    descend(
-        model, X, y, optimizer, schedule, steps=steps, per_epoch=per_epoch,
-        batch_size=options.batch_size, generator=order, forward=forward, after_step=after_step,
-        after_epoch=after_epoch, progress=options.progress,
-    )  # fmt: skip
-    return tuple(losses), tuple(accuracies)
+    def __attrs_post_init__(self) -> None:
+        labels("y", self.y, len(self.X))
+        if self.n_classes < 2:
+            raise ValueError("y must hold at least two classes")
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"X must have a positive finite root mean square, got {self.scale:g}")
+
+    @property
+    def n_classes(self) -> int:
+        """K."""
+        return int(self.y.max()) + 1
+
+    @property
+    def scale(self) -> float:
+        """Root mean square of the entries of X."""
+        return self.X.square().mean().sqrt().item()
+
+    def minimise(
+        self,
+        model: nn.Module,
+        rates: Sequence[tuple[Sequence[nn.Parameter], float]],
+        after_step: Callable[[int], None] = lambda step: None,
+        forward: Network | None = None,
+    ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Train groups of parameters, each with its highest rate; hooks as for :func:`descend`.
+
+        Returns losses and accuracies, one an epoch, as in :class:`Trained`.
+        """
+        X, y = self.X.to(self.device), self.y.to(self.device)
+        per_epoch = math.ceil(len(X) / self.batch_size)
+        steps, highest = per_epoch * self.epochs, [rate for _, rate in rates]
+        optimizer = torch.optim.Adam([{"params": p, "lr": rate} for p, rate in rates], fused=True)
+        schedule = OneCycleLR(optimizer, highest, total_steps=steps, cycle_momentum=False)
+        losses: list[float] = []
+        accuracies: list[float] = []
+
+        def after_epoch(loss: float) -> None:
+            losses.append(loss)
+            if self.validation is not None:
+                accuracies.append(evaluate(model, *self.validation)[0])
+
+        order = torch.Generator().manual_seed(self.seed)
+        descend(
+            model, X, y, optimizer, schedule, steps=steps, per_epoch=per_epoch,
+            batch_size=self.batch_size, generator=order, forward=forward, after_step=after_step,
+            after_epoch=after_epoch, progress=self.progress,
+        )  # fmt: skip
+        return tuple(losses), tuple(accuracies)
 
 
 @frozen(eq=False)
@@ -350,34 +370,20 @@ def train_dense(
     y: ArrayLike,
     widths: Sequence[int],
     *,
-    epochs: int,
-    seed: int,
-    batch_size: int = 256,
     learning_rate: float = 1e-3,
-    validation: Labelled | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype = torch.float32,
-    progress: bool = True,
+    **training: Any,
 ) -> Trained:
     """A ReLU network, all weights and biases trained by Adam in one cycle of the rate.
 
     Parameters
     ----------
-    X : (n, p) array
-    y : (n,) whole numbers 0 … K − 1, every class present
     widths : sequence of int
         Of the hidden layers.
-    seed : int
-        Of the weights at the start and of the batches.
     learning_rate : float
         Highest of the one-cycle schedule.
-    validation : (X, y), optional
-        Classified after each epoch; training does not see it.
-    device : optional
-        CUDA where there is one, by default.
-    dtype : torch.dtype
-        Of the matrix products while training: torch.float32, or torch.bfloat16 where that is
-        faster. Weights are float32.
+    X, y, **training
+        As for :class:`~ntklc_helpers.compression.train.Training`: ``epochs``, ``seed``, and if
+        wanted ``batch_size``, ``validation``, ``device``, ``dtype``, ``progress``.
 
     Returns
     -------
@@ -400,19 +406,18 @@ def train_dense(
     widths = [whole("widths", width) for width in np.atleast_1d(widths)]
     if not widths:
         raise ValueError("widths must have at least one entry")
-    options = Options(epochs, batch_size, seed, device, dtype, progress)
-    data = LabelledData.checked(X, y, validation)
+    task = Training(X, y, **training)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
-        sizes = [data.X.shape[1], *widths]
+        torch.manual_seed(task.seed)
+        sizes = [task.X.shape[1], *widths]
         hidden = [
             layer
             for d_in, d_out in zip(sizes, widths, strict=False)
             for layer in (nn.Linear(d_in, d_out), nn.ReLU())
         ]
-        model = nn.Sequential(*hidden, nn.Linear(widths[-1], data.n_classes))
-    _scale_input(model, 1 / data.scale)
-    return _train_sequential(model, data, learning_rate, options)
+        model = nn.Sequential(*hidden, nn.Linear(widths[-1], task.n_classes))
+    _scale_input(model, 1 / task.scale)
+    return _train_sequential(model, task, learning_rate)
 
 
 def prune_and_finetune(
@@ -421,15 +426,9 @@ def prune_and_finetune(
     X: ArrayLike,
     y: ArrayLike,
     *,
-    epochs: int,
-    seed: int,
     scope: str = "layer",
-    batch_size: int = 256,
     learning_rate: float = 1e-3,
-    validation: Labelled | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype = torch.float32,
-    progress: bool = True,
+    **training: Any,
 ) -> Trained:
     """Zero the smallest hidden weights of a copy of a trained network and train the others on.
 
@@ -441,8 +440,8 @@ def prune_and_finetune(
         Share of hidden weights to zero, in [0, 1).
     scope : "layer" or "global"
         Rank weights within each layer, or over all hidden layers together.
-    X, y, epochs, seed, batch_size, learning_rate, validation, device, dtype, progress
-        As in :func:`train_dense`.
+    X, y, learning_rate, **training
+        As for :func:`train_dense`.
 
     Returns
     -------
@@ -467,48 +466,43 @@ def prune_and_finetune(
     sparsity = share("sparsity", sparsity)
     one_of("scope", scope, ("layer", "global"))
     learning_rate = positive("learning_rate", learning_rate)
-    options = Options(epochs, batch_size, seed, device, dtype, progress)
     layers = list(_linears(model).values())
-    data = LabelledData.checked(X, y, validation, layers[0].in_features)
-    if data.n_classes > layers[-1].out_features:
+    task = Training(samples("X", X, layers[0].in_features), y, **training)
+    if task.n_classes > layers[-1].out_features:
         raise ValueError(f"y must be among the {layers[-1].out_features} classes of the model")
     for layer in filter(prune.is_pruned, layers):
         layer.weight = layer.weight.detach()  # a product that copies and forward passes make anew
     model = deepcopy(model).cpu().requires_grad_(True)
     _make_permanent(model)
-    return _train_sequential(model, data, learning_rate, options, sparsity, scope)
+    return _train_sequential(model, task, learning_rate, sparsity, scope)
 
 
 def _train_sequential(
-    model: nn.Sequential,
-    data: LabelledData,
-    learning_rate: float,
-    options: Options,
-    sparsity: float = 0.0,
-    scope: str = "layer",
+    model: nn.Sequential, task: Training, rate: float, sparsity: float = 0.0, scope: str = "layer"
 ) -> Trained:
     """Train with inputs of mean square 1, the scale that Linear's initial weights are made for.
 
     The model takes and returns inputs as they come.
     """
-    _scale_input(model, data.scale)
+    scale = task.scale
+    _scale_input(model, scale)
     sizes = {name: layer.weight.numel() for name, layer in list(_linears(model).items())[:-1]}
     for group in [[name] for name in sizes] if scope == "layer" else [list(sizes)]:
         if round(sparsity * sum(sizes[name] for name in group)):
             prune_globally(model, sparsity, "magnitude", layers=group)
-    model.to(options.device)
+    model.to(task.device)
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        low = options.dtype != torch.float32
-        with torch.autocast(options.device.type, dtype=torch.bfloat16, enabled=low):
+        low = task.dtype != torch.float32
+        with torch.autocast(task.device.type, dtype=torch.bfloat16, enabled=low):
             return model(x)
 
-    held = data.validation and (data.validation[0] / data.scale, data.validation[1])
-    scaled = evolve(data, X=data.X / data.scale, validation=held)
-    rates = [(list(model.parameters()), learning_rate)]
-    losses, accuracies = minimise(model, rates, scaled, options, forward=forward)
+    held = task.validation and (task.validation[0] / scale, task.validation[1])
+    scaled = evolve(task, X=task.X / scale, validation=held)
+    rates = [(list(model.parameters()), rate)]
+    losses, accuracies = scaled.minimise(model, rates, forward=forward)
     _make_permanent(model.cpu().eval())
-    _scale_input(model, 1 / data.scale)
+    _scale_input(model, 1 / scale)
     return Trained(model, losses, accuracies)
 
 
