@@ -275,11 +275,7 @@ def _path(path: Any) -> Path:
 
 
 def load(path: str | os.PathLike) -> CompressedNetwork:
-    """A network that was saved; weights saved as a seed are drawn again.
-
-    Returns
-    -------
-    CompressedNetwork
+    """The :class:`CompressedNetwork` that was saved; weights saved as a seed are drawn again.
 
     Raises
     ------

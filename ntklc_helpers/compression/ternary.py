@@ -19,17 +19,13 @@ _MOST_RICE_BITS = 30
 def ternary_entropy(sparsity: float) -> float:
     """Entropy of the law in bits: what no code for i.i.d. entries can beat on average.
 
-    H(ε) = −ε log₂ ε − (1 − ε) log₂((1 − ε)/2).
+    H(ε) = −ε log₂ ε − (1 − ε) log₂((1 − ε)/2). Raises ValueError unless the sparsity ε is
+    in [0, 1).
 
     Returns
     -------
     float
         Bits a weight.
-
-    Raises
-    ------
-    ValueError
-        Unless the sparsity ε is in [0, 1).
 
     Examples
     --------
@@ -137,11 +133,7 @@ class PackedTernary:
 
 
 def pack_ternary(matrix: TernaryMatrix) -> PackedTernary:
-    """Pack a ternary matrix; :func:`unpack_ternary` gives it back.
-
-    Returns
-    -------
-    PackedTernary
+    """A ternary matrix as a :class:`PackedTernary`; :func:`unpack_ternary` gives it back.
 
     Examples
     --------
@@ -167,14 +159,7 @@ def pack_ternary(matrix: TernaryMatrix) -> PackedTernary:
 def unpack_ternary(packed: PackedTernary) -> TernaryMatrix:
     """The matrix that :func:`pack_ternary` packed.
 
-    Returns
-    -------
-    TernaryMatrix
-
-    Raises
-    ------
-    ValueError
-        If the streams do not fit each other, count or shape.
+    Raises ValueError if the streams do not fit each other, count or shape.
 
     Examples
     --------
@@ -210,16 +195,8 @@ def _bits(stream: Bytes, count: int, name: str) -> Bytes:
 def pruned_bytes(matrix: ArrayLike) -> int:
     """Bytes of a float32 matrix as small as a lossless file gets with what is used here.
 
-    All entries, or the non-zeros and where they stand, as packed here; whichever is less.
-
-    Returns
-    -------
-    int
-
-    Raises
-    ------
-    ValueError
-        If ``matrix`` is no matrix of finite numbers.
+    All entries, or the non-zeros and where they stand, as packed here; whichever is less. Raises
+    ValueError if ``matrix`` is no matrix of finite numbers.
 
     Examples
     --------

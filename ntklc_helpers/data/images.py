@@ -139,7 +139,7 @@ def load_images(
     seed: int = 0,
     fallback: bool = True,
 ) -> Dataset:
-    """The images called ``name``; with ``fallback``, the digits stand in where these are missing.
+    """The :class:`Dataset` ``name``; with ``fallback``, the digits stand in where it is missing.
 
     When they do, the result's ``note`` says so, and ``n`` is cut to the number there is. Files
     that are there but corrupt are an error all the same.
@@ -156,10 +156,6 @@ def load_images(
         Of the draw.
     fallback : bool
         Whether the digits may stand in.
-
-    Returns
-    -------
-    Dataset
 
     Raises
     ------

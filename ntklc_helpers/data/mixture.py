@@ -139,14 +139,10 @@ class GaussianMixture:
     def preset(cls, name: str, p: int, n_classes: int = 2) -> GaussianMixture:
         """One of the four synthetic cases of the published experiments, classes a = 0, 1, ….
 
-        ``"iid"``: μ_a = 0, C_a = I. ``"means"``: μ_a = 4 e_a. ``"variances"``:
-        C_a = (1 + 8a/√p) I. ``"mixed"``: μ_a = 4 e_a and
-        C_a = (1 + 4a/√p) Toeplitz((0.4 a)^|i−j|), which allows at most three classes.
-
-        Raises
-        ------
-        ValueError
-            For an unknown name, or sizes for which the case does not exist.
+        ``"iid"``: μ_a = 0, C_a = I. ``"means"``: μ_a = 4 e_a. ``"variances"``: C_a = (1 + 8a/√p) I.
+        ``"mixed"``: μ_a = 4 e_a and C_a = (1 + 4a/√p) Toeplitz((0.4 a)^|i−j|), which allows at most
+        three classes. Raises ValueError for an unknown name, or sizes for which the case does not
+        exist.
         """
         one_of("name", name, PRESETS)
         p, k = whole("p", p), whole("n_classes", n_classes)
@@ -219,7 +215,7 @@ class GaussianMixture:
 
 
 def estimate_statistics(X: ArrayLike, labels: ArrayLike) -> Statistics:
-    """The same statistics estimated from data, each class centred at its own mean.
+    """The same :class:`Statistics` estimated from data, each class centred at its own mean.
 
     Parameters
     ----------
@@ -227,10 +223,6 @@ def estimate_statistics(X: ArrayLike, labels: ArrayLike) -> Statistics:
         Data at the scale of the model: squared row norms of order 1.
     labels : (n,) array of int
         Classes 0 … K − 1, every one with at least two samples.
-
-    Returns
-    -------
-    Statistics
 
     Raises
     ------

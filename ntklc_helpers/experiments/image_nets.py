@@ -56,13 +56,9 @@ def _convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> l
 def vgg(plan: str | Sequence[int | str], shape: Shape, n_classes: int = 10) -> nn.Sequential:
     """A network of Simonyan and Zisserman (2015) for small images, with batch normalisation.
 
-    ``plan`` is a name in ``PLANS``, or channel counts and ``"M"``; Flatten and Linear end it.
-    Else as for :func:`build`, with torch's own weights.
-
-    Raises
-    ------
-    ValueError
-        For another plan, and one that halves the image more often than its sides allow.
+    ``plan`` is a name in ``PLANS``, or channel counts and ``"M"``; Flatten and Linear end it. Else
+    as for :func:`build`, with torch's own weights. Raises ValueError for another plan, and one that
+    halves the image more often than its sides allow.
 
     Examples
     --------
@@ -103,13 +99,9 @@ def resnet(depth: int, shape: Shape, n_classes: int = 10, width: int = 16) -> nn
     """The ResNet of He et al. (2016, section 4.2) for small images, of depth 6n + 2.
 
     Three stages of n blocks with ``width``, 2 ``width`` and 4 ``width`` channels, batch
-    normalisation, a global average and a linear layer. ``depth`` counts the layers of weights
-    along the longest path. Else as for :func:`build`, with torch's own weights.
-
-    Raises
-    ------
-    ValueError
-        If the depth is not 6n + 2.
+    normalisation, a global average and a linear layer. ``depth`` counts the layers of weights along
+    the longest path. Else as for :func:`build`, with torch's own weights. Raises ValueError if the
+    depth is not 6n + 2.
 
     Examples
     --------
@@ -149,17 +141,13 @@ def build(network: str, shape: Shape, n_classes: int, width: int, seed: int) -> 
 
     ``network`` is ``"lenet_300_100"``, ``"resnet_D"`` with D = 6n + 2, or a name in ``PLANS``;
     ``shape`` (channels, height, width) of an image; ``width`` the channels of a ResNet's first
-    stage. Weights are drawn on the CPU.
+    stage. Weights are drawn on the CPU. Raises ValueError if the name is unknown, :func:`resnet`
+    refuses the depth, or :func:`vgg` the shape.
 
     Returns
     -------
     torch.nn.Sequential
         From images (n, c, h, w) to scores (n, K).
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown, :func:`resnet` refuses the depth, or :func:`vgg` the shape.
 
     Examples
     --------
@@ -268,19 +256,15 @@ def train(
 ) -> nn.Module:
     """Train in place, on images X (n, c, h, w) and labels y (n,) on the network's device.
 
-    Batches run through a fresh permutation in every epoch; a last incomplete one is left out.
-    In ``checkpoint``, a path, the state is kept after every epoch, from which training goes on.
+    Batches run through a fresh permutation in every epoch; a last incomplete one is left out. In
+    ``checkpoint``, a path, the state is kept after every epoch, from which training goes on. Raises
+    ValueError if images or labels do not fit the network, a batch is larger than the data, or the
+    checkpoint is damaged or that of another training.
 
     Returns
     -------
     torch.nn.Module
         ``net``.
-
-    Raises
-    ------
-    ValueError
-        If images or labels do not fit the network, a batch is larger than the data, or the
-        checkpoint is damaged or that of another training.
 
     Examples
     --------

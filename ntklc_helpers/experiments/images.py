@@ -49,16 +49,8 @@ def load_pair(
 
     Of ``data``, "mnist", "digits" or "cifar10", ``n_train`` are drawn with ``seed``, classes
     balanced; all by default. Digits may stand in for MNIST where it cannot be had, and with
-    ``stand_in`` for CIFAR-10; the result's ``note`` then says so.
-
-    Returns
-    -------
-    Images
-
-    Raises
-    ------
-    DataError, ValueError
-        As :func:`~ntklc_helpers.data.images.load_images`.
+    ``stand_in`` for CIFAR-10; the result's ``note`` then says so. Raises DataError or ValueError as
+    :func:`~ntklc_helpers.data.images.load_images`.
 
     Examples
     --------

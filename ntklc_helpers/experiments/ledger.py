@@ -41,12 +41,8 @@ def record(**values: object) -> None:
     """Print named numbers as JSON: the output of a chapter's cell tagged ``ledger``.
 
     Values are numbers, strings, or lists and dicts of these; numpy scalars and arrays are taken as
-    numbers and lists. A list of draws keeps its spread.
-
-    Raises
-    ------
-    TypeError
-        If a value is none of these.
+    numbers and lists. A list of draws keeps its spread. Raises TypeError if a value is none of
+    these.
 
     Examples
     --------
@@ -72,17 +68,13 @@ def read(folder: str | os.PathLike[str] | None = None) -> dict[str, Values]:
     """What the executed chapters ``NN_name.ipynb`` in a folder recorded, by chapter.
 
     By default of the book that the working folder belongs to. A chapter without a ledger cell is
-    left out. No folder is an empty one.
+    left out. No folder is an empty one. Raises ValueError if a file is not a notebook, or a ledger
+    cell of it did not print one line of JSON.
 
     Returns
     -------
     dict of str to dict
         By chapter, what it recorded by name.
-
-    Raises
-    ------
-    ValueError
-        If a file is not a notebook, or a ledger cell of it did not print one line of JSON.
 
     Examples
     --------
@@ -186,10 +178,6 @@ class Row:
 def mean_spread(draws: Sequence[float], spec: str = ".3g", unit: str = "") -> str:
     """Mean and standard deviation of draws in words; a single one without spread.
 
-    Returns
-    -------
-    str
-
     Examples
     --------
     >>> mean_spread([1.0, 2.0], ".1f", " s"), mean_spread([3.0])
@@ -204,10 +192,6 @@ def mean_spread(draws: Sequence[float], spec: str = ".3g", unit: str = "") -> st
 
 def span(values: Sequence[float], spec: str = ".3g") -> str:
     """Smallest to largest, in words.
-
-    Returns
-    -------
-    str
 
     Examples
     --------

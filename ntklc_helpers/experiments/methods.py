@@ -201,10 +201,6 @@ METHODS = {
 def levels_name(levels: Levels) -> str:
     """The name of the method with m levels, ``"m levels"``; ``"paper"`` is one itself.
 
-    Returns
-    -------
-    str
-
     Examples
     --------
     >>> levels_name(16), levels_name("paper")
@@ -216,14 +212,11 @@ def levels_name(levels: Levels) -> str:
 def all_methods(levels: Sequence[int] = ()) -> dict[str, Method]:
     """``METHODS``, and a method ``"m levels"`` for each m, from light to dark.
 
+    Raises ValueError if a number of levels is not at least 2.
+
     Returns
     -------
     dict of str to Method
-
-    Raises
-    ------
-    ValueError
-        If a number of levels is not at least 2.
 
     Examples
     --------
@@ -250,16 +243,12 @@ def cases(
     """All methods at all widths and one sparsity, each case once.
 
     At ``sparsities``, and ``sparsity_width``, pruning, ternary weights and the most levels as well,
-    beside the dense network.
+    beside the dense network. Raises ValueError if a setting is not as stated, or there are
+    sparsities and no width for them.
 
     Returns
     -------
     tuple of Case
-
-    Raises
-    ------
-    ValueError
-        If a setting is not as stated, or there are sparsities and no width for them.
 
     Examples
     --------
@@ -307,16 +296,13 @@ def compare(
 def measure(task: Task, case: Case, device: torch.device | str | None = None) -> dict[str, Any]:
     """Fit a readout on a network's features of the training rows; classify the test rows.
 
+    Raises ValueError if torch has no such device, or the task does not allow a readout.
+
     Returns
     -------
     dict
         ``method``, ``width``, ``sparsity`` and ``seed`` of the case, ``accuracy`` in percent of
         the test rows, and ``bytes`` of hidden weights and readout.
-
-    Raises
-    ------
-    ValueError
-        If torch has no such device, or the task does not allow a readout.
 
     Examples
     --------
@@ -333,10 +319,6 @@ def measure(task: Task, case: Case, device: torch.device | str | None = None) ->
 
 def at_sparsity(table: DataFrame, sparsity: float) -> DataFrame:
     """The rows of a comparison's table of networks that sparse, and those of the dense ones.
-
-    Returns
-    -------
-    pandas.DataFrame
 
     Examples
     --------

@@ -77,7 +77,9 @@ class Sweep(Experiment):
     ) -> Record:
         """Run the sweep, or what is left of it where ``folder`` holds one that was stopped.
 
-        ``n_jobs`` chains run at once, each in a process; the numbers are the same with any.
+        ``n_jobs`` chains run at once, each in a process; the numbers are the same with any. Raises
+        RunError or DataError as :func:`~ntklc_helpers.experiments.runs.begin`, or if a chain's file
+        is damaged; nothing is then written.
 
         Returns
         -------
@@ -86,11 +88,6 @@ class Sweep(Experiment):
             prunable weights, ``accuracy`` and mean cross-entropy ``loss`` in nats on the test set,
             ``seconds``, and ``sparsity:LAYER`` for each layer.
 
-        Raises
-        ------
-        RunError, DataError
-            As :func:`~ntklc_helpers.experiments.runs.begin`, or if a chain's file is damaged;
-            nothing is then written.
         """
         with begin(self, folder, device) as run:
             chains = [(s, r) for r in range(self.replicates) for s in self.strategies]
@@ -160,15 +157,12 @@ def chain_seeds(seed: int, replicate: int) -> Iterator[int]:
 def by_round(record: Record, strategy: str, column: str = "accuracy") -> NDArray[np.float64]:
     """A column of a sweep's table for one strategy.
 
+    Raises ValueError if the sweep has no such strategy.
+
     Returns
     -------
     (rounds + 1, replicates) array
         NaN where there is no such training.
-
-    Raises
-    ------
-    ValueError
-        If the sweep has no such strategy.
 
     Examples
     --------

@@ -81,7 +81,8 @@ class ReadoutComparison(Experiment):
     ) -> Record:
         """Run all stages, or what is left of them where ``folder`` holds a run that was stopped.
 
-        It goes on after the last epoch, or the last case, that was finished.
+        It goes on after the last epoch, or the last case, that was finished. Raises RunError or
+        DataError as :func:`~ntklc_helpers.experiments.runs.begin`, or if a file is damaged.
 
         Returns
         -------
@@ -91,10 +92,6 @@ class ReadoutComparison(Experiment):
             network on the test images, and its number of ``features``; ``findings["kernels"]`` is
             for :func:`kernels_of`, ``provenance["stages"]`` the seconds of each stage.
 
-        Raises
-        ------
-        RunError, DataError
-            As :func:`~ntklc_helpers.experiments.runs.begin`, or if a file is damaged.
         """
         with begin(self, folder, device) as run:
             made = run.once("features", lambda: _features(self, run))

@@ -61,16 +61,9 @@ class Record:
 
 
 def read_record(stem: str | os.PathLike) -> Record:
-    """What :meth:`Record.write` wrote.
+    """The :class:`Record` that :meth:`Record.write` wrote.
 
-    Returns
-    -------
-    Record
-
-    Raises
-    ------
-    FileNotFoundError, RunError
-        Without it, or if it is no record.
+    Raises FileNotFoundError or RunError without it, or if it is no record.
 
     Examples
     --------
@@ -113,14 +106,11 @@ def find_record(name: str) -> Record | None:
 def draws(table: DataFrame, column: str = "accuracy", **where: Any) -> NDArray[np.float64]:
     """The values of a column in the rows where others are as given.
 
+    Raises ValueError if there is no such row or column.
+
     Returns
     -------
     (rows,) array
-
-    Raises
-    ------
-    ValueError
-        If there is no such row or column.
 
     Examples
     --------
@@ -140,10 +130,6 @@ def draws(table: DataFrame, column: str = "accuracy", **where: Any) -> NDArray[n
 def cell(values: ArrayLike, spec: str = ".2f", unit: str = "") -> str:
     """Mean and standard deviation of draws in words; one draw without spread.
 
-    Returns
-    -------
-    str
-
     Examples
     --------
     >>> cell([91.0, 92.0]), cell([91.0], ".1f", "%")
@@ -156,10 +142,6 @@ def cell(values: ArrayLike, spec: str = ".2f", unit: str = "") -> str:
 
 def cells(table: DataFrame, row: str = "method", column: str = "width") -> DataFrame:
     """:func:`cell` of the accuracies, in the order of the table; ``.to_markdown()`` shows them.
-
-    Returns
-    -------
-    pandas.DataFrame
 
     Examples
     --------

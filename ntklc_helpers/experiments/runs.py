@@ -257,10 +257,6 @@ def provenance(device: torch.device, seconds: float) -> dict[str, Any]:
 def preset_of(settings: Mapping[str, Any], presets: Mapping[str, Experiment]) -> str | None:
     """The name of the preset that a record's settings are of; None for others.
 
-    Returns
-    -------
-    str or None
-
     Examples
     --------
     >>> preset_of({"n_train": 100}, {"small": Experiment(n_train=100)})

@@ -34,16 +34,7 @@ def linear_share_bound(m: int) -> float:
     """The most a function of m levels can hold of its variance in the linear part: R(m).
 
     1 − D(m), D(m) the distortion of the optimal m-level quantiser of N(0, 1) (Lloyd, Max): 2/π,
-    0.810, 0.883, …, 0.9905 at 16.
-
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    ValueError
-        Unless m is a whole number of at least 1.
+    0.810, 0.883, …, 0.9905 at 16. Raises ValueError unless m is a whole number of at least 1.
 
     Examples
     --------
@@ -140,17 +131,13 @@ def quadratic_frontier(linear_share: ArrayLike, m: int) -> FloatArray:
     """Upper bound on the quadratic share of an m-level function with at least this linear share.
 
     The intersection of the half-planes (√r₁ cos θ + √r₂ sin θ)² ≤ :func:`projection_bound` over a
-    grid of θ.
+    grid of θ. Raises ValueError unless ``linear_share`` is numbers in one dimension, in [0, 1], and
+    m is from 1 to 32.
 
     Returns
     -------
     array
         As many numbers as ``linear_share`` has, −inf where not even that can be had.
-
-    Raises
-    ------
-    ValueError
-        Unless ``linear_share`` is numbers in one dimension, in [0, 1], and m is from 1 to 32.
 
     Examples
     --------

@@ -35,7 +35,8 @@ def sigma_t_solutions(g: GaussianMoments, tau: float | None = None) -> tuple[Qua
     """Every σ_T whose d1², d2² and (σ²)'' at scale ``tau`` are those of an activation.
 
     ``g`` holds the original's moments at its own scale. σ_T's input has scale ``tau``, the
-    original's by default; in a compressed network the two differ.
+    original's by default; in a compressed network the two differ. Raises ValueError if ``tau`` is
+    not positive.
 
     Returns
     -------
@@ -44,11 +45,6 @@ def sigma_t_solutions(g: GaussianMoments, tau: float | None = None) -> tuple[Qua
         one when d1 = 0 (it is its own mirror image); none when d2 = 0, when the original is
         matched by a single step (a threshold at infinity) only, or when τ|d2/d1| > 30: there
         float64 has too few digits.
-
-    Raises
-    ------
-    ValueError
-        If ``tau`` is not positive.
 
     Notes
     -----

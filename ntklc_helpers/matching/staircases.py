@@ -185,16 +185,8 @@ def fit_layer(layer: Layer) -> tuple[Staircase, float]:
 def clipped_relu(levels: int, top: float) -> Quantized:
     """ReLU clipped at ``top`` and rounded to ``levels`` equally spaced values from 0 to ``top``.
 
-    The usual uniform quantiser, matched to nothing.
-
-    Returns
-    -------
-    Quantized
-
-    Raises
-    ------
-    ValueError
-        If ``levels`` is not a whole number of at least 2, or ``top`` is not positive.
+    The usual uniform quantiser, matched to nothing. Raises ValueError if ``levels`` is not a whole
+    number of at least 2, or ``top`` is not positive.
 
     Examples
     --------
