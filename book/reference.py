@@ -1,7 +1,8 @@
 """The pages of the API reference: each room's map, and an entry for each of its modules.
 
 A page says where its modules go with a line ``% modules of ROOM``; this Sphinx extension puts them
-there, in the order in which they import each other. A module that is added is on its page.
+there, in the order in which they import each other. A module that is added is on its page. Of a
+default that is made anew each time, signatures name what makes it.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import attrs
 import dependencies
 
 if TYPE_CHECKING:
@@ -69,6 +71,23 @@ def fill(app: Sphinx, page: str, source: list[str]) -> None:
         source[0] = filled(source[0], dependencies.Modules(package))
 
 
+def with_factories(signature: str | None, thing: Any) -> str | None:
+    """A class's signature with ``law=Gaussian()`` where attrs has ``law=NOTHING``."""
+    for field in attrs.fields(thing) if attrs.has(thing) else ():
+        if signature and isinstance(field.default, attrs.Factory):
+            maker = field.default.factory
+            made = "…" if field.default.takes_self else f"{maker.__name__}()"
+            signature = signature.replace(f"{field.alias}=NOTHING", f"{field.alias}={made}")
+    return signature
+
+
+def sign(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str | None, returns: Any
+) -> tuple[str | None, Any]:
+    return with_factories(signature, thing if what == "class" else None), returns
+
+
 def setup(app: Sphinx) -> dict:
     app.connect("source-read", fill)
+    app.connect("autodoc-process-signature", sign)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

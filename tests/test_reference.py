@@ -1,14 +1,18 @@
 """The reference pages leave nothing out, what they name exists, and their examples run."""
 
 import ast
+import importlib
+import inspect
 import re
 from pathlib import Path
 
+import attrs
 import dependencies
 import matplotlib
 import pytest
 import reference
 import yaml
+from sphinx.util.inspect import stringify_signature
 
 import ntklc_helpers as nh
 
@@ -52,6 +56,29 @@ def test_every_public_name_is_documented(name):
     if callable(value):
         assert value.__doc__ and value.__doc__.strip()
         assert value.__module__ in PUBLIC
+
+
+ATTRS = [
+    thing
+    for name in PUBLIC
+    for thing in vars(importlib.import_module(name)).values()
+    if isinstance(thing, type) and attrs.has(thing) and thing.__module__ == name
+]
+
+
+@pytest.mark.parametrize("thing", ATTRS, ids=lambda thing: thing.__name__)
+def test_signatures_show_every_default(thing):
+    plain = stringify_signature(inspect.signature(thing), show_annotation=False)
+    shown = reference.with_factories(plain, thing)
+    assert "NOTHING" not in shown and shown.count("=") == plain.count("=")
+
+
+def test_a_signature_names_what_makes_a_default():
+    plain = stringify_signature(inspect.signature(nh.theory.Pruned), show_annotation=False)
+    shown = reference.with_factories(plain, nh.theory.Pruned)
+    assert shown == "(sparsity, law=Gaussian(), rescale=True)"
+    # And nothing that is no class of attrs is touched.
+    assert reference.with_factories("(law=NOTHING)", nh.match) == "(law=NOTHING)"
 
 
 def test_the_tasks_of_the_first_page_run(tmp_path, monkeypatch):

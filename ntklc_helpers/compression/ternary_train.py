@@ -47,15 +47,14 @@ def train_ternary(
 
     Every layer keeps its number of non-zero weights, its scale and its staircase; what is learnt is
     where the non-zeros stand and their signs, a bias per neuron, and the readout. The latents start
-    as Gaussians whose ternarisation is ``net``, so training starts at ``net`` itself.
+    as Gaussians whose ternarisation is ``net``, so training starts at ``net`` itself. All other
+    arguments are as for :func:`train_dense`; ``seed`` is that of latents and batches.
 
     Parameters
     ----------
     net : RandomMLP
         With ternary weights; every activation a Quantized, such as those of :func:`match` with
         ``grid="uniform"``.
-    X, y, **training
-        As for :func:`train_dense`; ``seed`` is that of latents and batches.
     learning_rate : float
         Highest for biases and readout.
     latent_rate : float

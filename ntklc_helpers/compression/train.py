@@ -375,15 +375,16 @@ def train_dense(
 ) -> Trained:
     """A ReLU network, all weights and biases trained by Adam in one cycle of the rate.
 
+    All other arguments are those of :class:`~ntklc_helpers.compression.train.Training`: X and y,
+    ``epochs`` and ``seed``; if wanted ``batch_size``, ``validation``, ``device``, ``dtype`` and
+    ``progress``.
+
     Parameters
     ----------
     widths : sequence of int
         Of the hidden layers.
     learning_rate : float
         Highest of the one-cycle schedule.
-    X, y, **training
-        As for :class:`~ntklc_helpers.compression.train.Training`: ``epochs``, ``seed``, and if
-        wanted ``batch_size``, ``validation``, ``device``, ``dtype``, ``progress``.
 
     Returns
     -------
@@ -432,6 +433,8 @@ def prune_and_finetune(
 ) -> Trained:
     """Zero the smallest hidden weights of a copy of a trained network and train the others on.
 
+    All other arguments are as for :func:`train_dense`.
+
     Parameters
     ----------
     model : torch.nn.Sequential
@@ -440,8 +443,6 @@ def prune_and_finetune(
         Share of hidden weights to zero, in [0, 1).
     scope : "layer" or "global"
         Rank weights within each layer, or over all hidden layers together.
-    X, y, learning_rate, **training
-        As for :func:`train_dense`.
 
     Returns
     -------
