@@ -7,11 +7,12 @@ computes with: Python numbers, float64 arrays, int64 labels, a torch device.
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from attrs import NOTHING, Attribute, Converter, cmp_using, field
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
@@ -19,6 +20,17 @@ FloatArray = NDArray[np.float64]
 # Fourth powers of entries enter the statistics, and cubes of the dimension: no float64 beyond this.
 _LARGEST = 1e60
 _REAL = (int, float, np.integer, np.floating, np.bool_)
+# How fields that are arrays are compared.
+SAME = cmp_using(eq=np.array_equal)
+
+
+def checked(check: Callable[..., Any], default: Any = NOTHING, *more: Any, **how: Any) -> Any:
+    """An attrs field that is what ``check(name, value, *more)`` returns; ``how`` as for any."""
+
+    def named(value: Any, attribute: Attribute) -> Any:
+        return check(attribute.name, value, *more)
+
+    return field(default=default, converter=Converter(named, takes_field=True), **how)
 
 
 def number(argument: str, value: Any, expected: str = "a finite number") -> float:

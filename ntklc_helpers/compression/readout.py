@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from attrs import cmp_using, evolve, field, frozen
+from attrs import evolve, field, frozen
 from numpy.typing import ArrayLike, NDArray
 
-from .._checks import inside, labels, one_of, samples, torch_device, whole
+from .._checks import SAME, inside, labels, one_of, samples, torch_device, whole
 
 FloatArray = NDArray[np.float64]
 
@@ -20,7 +20,6 @@ _CHUNK = 4096
 RIDGE_GRID = tuple(10.0**k for k in np.arange(-4, 2, 0.5))
 # Inverse penalties tried by logistic regression on standardised features.
 LOGISTIC_GRID = (1e-3, 1e-2, 1e-1, 1.0)
-_same = cmp_using(eq=np.array_equal)
 
 
 @frozen
@@ -51,10 +50,10 @@ class Readout:
     ['dog']
     """
 
-    weights: NDArray = field(eq=_same)
-    scale: NDArray[np.float32] = field(eq=_same)
-    bias: NDArray[np.float32] = field(eq=_same)
-    classes: NDArray = field(eq=_same)
+    weights: NDArray = field(eq=SAME)
+    scale: NDArray[np.float32] = field(eq=SAME)
+    bias: NDArray[np.float32] = field(eq=SAME)
+    classes: NDArray = field(eq=SAME)
     penalty: float = field(default=float("nan"), eq=False)
 
     def __attrs_post_init__(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from attrs import NOTHING, Attribute, Converter, define, evolve, field, frozen
+from attrs import NOTHING, Converter, define, evolve, field, frozen
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 from torch.nn import functional as F
@@ -24,7 +24,17 @@ from torch.nn.utils import prune
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from tqdm import tqdm
 
-from .._checks import class_labels, labels, one_of, positive, samples, share, torch_device, whole
+from .._checks import (
+    checked,
+    class_labels,
+    labels,
+    one_of,
+    positive,
+    samples,
+    share,
+    torch_device,
+    whole,
+)
 from .pruning import prune_globally
 from .storage import replace_file
 
@@ -219,15 +229,6 @@ def digest(*tensors: torch.Tensor) -> str:
     for tensor in tensors:
         found.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).data)
     return found.hexdigest()
-
-
-def checked(check: Callable[..., Any], default: Any = NOTHING, *more: Any) -> Any:
-    """An attrs field that is what ``check(name, value, *more)`` returns."""
-
-    def named(value: Any, field: Attribute) -> Any:
-        return check(field.name, value, *more)
-
-    return field(default=default, converter=Converter(named, takes_field=True))
 
 
 def _precision(argument: str, value: Any) -> torch.dtype:

@@ -10,13 +10,11 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
-from attrs import cmp_using, evolve, field, frozen
+from attrs import evolve, field, frozen
 from numpy.typing import ArrayLike, NDArray
 
-from .._checks import array, class_labels, one_of, samples, whole
+from .._checks import SAME, array, class_labels, one_of, samples, whole
 from .files import DATA_VARIABLE, MissingDataError, read_cifar, read_mnist
-
-_same = cmp_using(eq=np.array_equal)
 
 
 @frozen
@@ -42,8 +40,8 @@ class Dataset:
     'scikit-learn digits, test part'
     """
 
-    X: NDArray[np.float64] = field(eq=_same)
-    labels: NDArray[np.int64] = field(eq=_same)
+    X: NDArray[np.float64] = field(eq=SAME)
+    labels: NDArray[np.int64] = field(eq=SAME)
     classes: tuple[int, ...]
     name: str
     source: str

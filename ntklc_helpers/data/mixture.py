@@ -8,16 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from attrs import Converter, cmp_using, field, frozen
+from attrs import Converter, field, frozen
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import toeplitz
 
-from .._checks import array, class_labels, number, one_of, samples, whole
+from .._checks import SAME, array, class_labels, number, one_of, samples, whole
 
 FloatArray = NDArray[np.float64]
 
 PRESETS = ("iid", "means", "variances", "mixed")
-_same = cmp_using(eq=np.array_equal)
 
 
 @frozen
@@ -31,9 +30,9 @@ class Sample:
     ((6, 50), [0, 0, 0, 1, 1, 1])
     """
 
-    X: FloatArray = field(eq=_same)
-    labels: NDArray[np.int64] = field(eq=_same)
-    noise: FloatArray = field(eq=_same)
+    X: FloatArray = field(eq=SAME)
+    labels: NDArray[np.int64] = field(eq=SAME)
+    noise: FloatArray = field(eq=SAME)
 
 
 @frozen
@@ -61,12 +60,12 @@ class Statistics:
     array([-4.,  4.])
     """
 
-    tau0: float = field(converter=lambda value: number("tau0", value))
-    t: FloatArray = field(converter=lambda value: array("t", value, 1), eq=_same)
-    T: FloatArray = field(converter=lambda value: array("T", value, 2), eq=_same)
-    psi: FloatArray = field(converter=lambda value: array("psi", value, 1), eq=_same)
-    J: FloatArray = field(converter=lambda value: samples("J", value), eq=_same)
-    p: int = field(converter=lambda value: whole("p", value))
+    tau0: float = field(converter=lambda tau0: number("tau0", tau0))
+    t: FloatArray = field(converter=lambda value: array("t", value, 1), eq=SAME)
+    T: FloatArray = field(converter=lambda value: array("T", value, 2), eq=SAME)
+    psi: FloatArray = field(converter=lambda value: array("psi", value, 1), eq=SAME)
+    J: FloatArray = field(converter=lambda value: samples("J", value), eq=SAME)
+    p: int = field(converter=lambda p: whole("p", p))
 
     @J.validator
     def _fit(self, attribute: Any, J: FloatArray) -> None:
@@ -114,12 +113,12 @@ class GaussianMixture:
     3.0
     """
 
-    means: FloatArray = field(converter=lambda value: samples("means", value), eq=_same)
-    covariances: FloatArray = field(converter=lambda C: array("covariances", C, 3), eq=_same)
+    means: FloatArray = field(converter=lambda value: samples("means", value), eq=SAME)
+    covariances: FloatArray = field(converter=lambda C: array("covariances", C, 3), eq=SAME)
     proportions: FloatArray = field(
         default=None,
         converter=Converter(_proportions, takes_self=True),  # type: ignore[misc]  # attrs passes self
-        eq=_same,
+        eq=SAME,
     )
     _roots: FloatArray = field(init=False, repr=False, eq=False)
 

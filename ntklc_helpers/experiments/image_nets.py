@@ -19,8 +19,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, OneCycleLR
 
-from .._checks import array, inside, number, one_of, positive, share, whole
-from ..compression.train import State, checked, descend, digest, label_tensor, outputs
+from .._checks import array, checked, inside, number, one_of, positive, share, whole
+from ..compression.train import State, descend, digest, label_tensor, outputs
 
 __all__ = ["PLANS", "TrainingSettings", "build", "convolutional_features", "resnet", "train", "vgg"]
 

@@ -23,11 +23,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from .. import plots
-from .._checks import class_labels, labels, one_of, samples, share, torch_device, whole
+from .._checks import checked, class_labels, labels, one_of, samples, share, torch_device, whole
 from ..compression.convert import compress
 from ..compression.readout import Readout, fit_readout
 from ..compression.ternary import TernaryMatrix, pack_ternary, pruned_bytes
-from ..compression.train import checked
 from ..matching.match import Matching, match
 from ..theory.activations import activation
 from ..theory.networks import RandomMLP

@@ -21,9 +21,9 @@ from joblib import Parallel, delayed
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
-from .._checks import inside, one_of, whole
+from .._checks import checked, inside, one_of, whole
 from ..compression.pruning import apply_masks, masks, prune_globally, rewind, snapshot, sparsity
-from ..compression.train import checked, evaluate
+from ..compression.train import evaluate
 from .image_nets import TrainingSettings, train
 from .records import Record
 from .runs import Experiment, Run, begin

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from attrs import frozen
 
-from .._checks import share, whole
-from ..compression.train import checked, evaluate
+from .._checks import checked, share, whole
+from ..compression.train import evaluate
 from ..data.images import balanced_rows, normalize
 from ..theory.feature_kernels import FeatureKernels, feature_kernels
 from .image_nets import TrainingSettings, convolutional_features, train

@@ -23,8 +23,8 @@ import torch
 from attrs import Factory, frozen
 from torch import nn
 
-from .._checks import one_of, torch_device, whole
-from ..compression.train import checked, digest, load_state, save_state, settings_difference
+from .._checks import checked, one_of, torch_device, whole
+from ..compression.train import digest, load_state, save_state, settings_difference
 from ..data.files import DataError
 from .image_nets import TrainingSettings, architecture, build
 from .images import SHAPES, Images, load_pair

@@ -12,7 +12,7 @@ import torch
 from attrs import field, frozen
 from numpy.typing import ArrayLike, NDArray
 
-from .._checks import positive, same_length, samples, torch_device, whole
+from .._checks import checked, positive, same_length, samples, torch_device, whole
 from .activations import AnyActivation, activation_list
 from .moments import gaussian_moments
 from .weights import Law, law_of
@@ -66,10 +66,10 @@ class RandomMLP:
     activations: tuple[AnyActivation, ...] = field(
         converter=lambda values: activation_list("activations", values)
     )
-    tau0: float = field(default=1.0, converter=lambda tau0: positive("tau0", tau0))
+    tau0: float = checked(positive, 1.0)
     weights: str | Law = "gaussian"
     sparsity: float = 0.0
-    seed: int = field(default=0, converter=lambda seed: whole("seed", seed, 0))
+    seed: int = checked(whole, 0, 0)
     device: torch.device = field(default=None, converter=torch_device)
     dtype: torch.dtype = torch.float32
     law: Law = field(init=False, repr=False)

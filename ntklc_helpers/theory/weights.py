@@ -12,7 +12,7 @@ from attrs.validators import gt
 from numpy.typing import NDArray
 from torch.nn.utils import prune
 
-from .._checks import number, one_of, share, whole
+from .._checks import checked, number, one_of, share, whole
 
 Shape = tuple[int, int]
 Weights = NDArray[np.floating]
@@ -70,9 +70,7 @@ class StudentT(Law):
     1.0
     """
 
-    degrees_of_freedom: float = field(
-        default=5.0, converter=lambda df: number("degrees_of_freedom", df), validator=gt(2)
-    )
+    degrees_of_freedom: float = checked(number, 5.0, validator=gt(2))
 
     @property
     def excess_kurtosis(self) -> float:
@@ -82,10 +80,6 @@ class StudentT(Law):
     def draw(self, shape: Shape, seed: int, layer: int) -> Weights:
         df = self.degrees_of_freedom
         return np.random.default_rng([seed, layer]).standard_t(df, shape) * np.sqrt((df - 2) / df)
-
-
-def _share(value: Any) -> float:
-    return share("sparsity", value)
 
 
 @frozen
@@ -98,7 +92,7 @@ class Ternary(Law):
     [-2.0, 0.0, 2.0]
     """
 
-    sparsity: float = field(converter=_share)
+    sparsity: float = checked(share)
 
     @property
     def excess_kurtosis(self) -> float:
@@ -123,6 +117,12 @@ class Rademacher(Ternary):
     sparsity: float = field(default=0.0, init=False)
 
 
+def _shares(value: Any) -> float | tuple[float, ...]:
+    if np.ndim(value):
+        return tuple(share("sparsity", one) for one in value)
+    return share("sparsity", value)
+
+
 def _dense(pruned: Law, attribute: Attribute, law: Law) -> None:
     if not isinstance(law, Law) or isinstance(law, Pruned | MagnitudePruned):
         raise ValueError(f"law must be one of a dense network, got {law!r}")
@@ -144,9 +144,7 @@ class Pruned(Law):
     [-2.0, 0.0, 2.0]
     """
 
-    sparsity: float | tuple[float, ...] = field(
-        converter=lambda value: _share(value) if np.ndim(value) == 0 else tuple(map(_share, value))
-    )
+    sparsity: float | tuple[float, ...] = field(converter=_shares)
     law: Law = field(factory=Gaussian, validator=_dense)
     rescale: bool = True
 
@@ -163,7 +161,7 @@ class Pruned(Law):
     @property
     def kept(self) -> float:
         """α of a layer, as one would write it: at sparsity 0.9 it is 0.1, not its neighbour."""
-        sparsity = _share(self.sparsity)
+        sparsity = share("sparsity", self.sparsity)
         return round(1 - sparsity, 15) or 1 - sparsity
 
     @property
@@ -200,7 +198,7 @@ class MagnitudePruned(Law):
     300
     """
 
-    sparsity: float = field(converter=_share)
+    sparsity: float = checked(share)
     law: Law = field(factory=Gaussian, validator=_dense)
 
     def draw(self, shape: Shape, seed: int, layer: int) -> Weights:
@@ -214,7 +212,7 @@ class MagnitudePruned(Law):
 
 def law_of(weights: Any, sparsity: float) -> Law:
     """The law itself, or the one that ``"gaussian"``, ``"student_t"`` … names."""
-    sparsity = _share(sparsity)
+    sparsity = share("sparsity", sparsity)
     if sparsity and weights != "ternary":
         raise ValueError(f"sparsity belongs to weights='ternary', got weights={weights!r}")
     if isinstance(weights, Law):
@@ -238,7 +236,7 @@ def draw_ternary(shape: Shape, sparsity: float, seed: int, stream: int = 0) -> N
     [[1, 1, 1, 0, 0], [0, 0, 0, 0, -1]]
     """
     rows, columns = (whole("shape", size) for size in shape)
-    sparsity = _share(sparsity)
+    sparsity = share("sparsity", sparsity)
     seeds = [whole("seed", seed, 0), whole("stream", stream, 0)]
     count = rows * columns
     raw = np.random.PCG64(np.random.SeedSequence(seeds)).random_raw((count + 1) // 2)
