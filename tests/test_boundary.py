@@ -439,7 +439,7 @@ CALLS = {
     ),
     "prune_and_finetune": (
         nh.prune_and_finetune,
-        TRAINING | {"model": network(DENSE), "sparsity": number(0.5), "scope": word("global")},
+        TRAINING | {"model": network(DENSE), "sparsity": number(0.5)},
     ),
 }  # fmt: skip
 # Results, which only the functions make that return them: their constructors promise nothing.

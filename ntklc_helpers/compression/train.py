@@ -28,7 +28,6 @@ from .._checks import (
     checked,
     class_labels,
     labels,
-    one_of,
     positive,
     samples,
     share,
@@ -428,11 +427,10 @@ def prune_and_finetune(
     X: ArrayLike,
     y: ArrayLike,
     *,
-    scope: str = "layer",
     learning_rate: float = 1e-3,
     **training: Any,
 ) -> Trained:
-    """Zero the smallest hidden weights of a copy of a trained network and train the others on.
+    """Zero each hidden layer's smallest weights, in a copy of a network, and train the others on.
 
     All other arguments are as for :func:`train_dense`.
 
@@ -441,9 +439,7 @@ def prune_and_finetune(
     model : torch.nn.Sequential
         Linear layers, at least two, and activations. The last Linear, the readout, is not pruned.
     sparsity : float
-        Share of hidden weights to zero, in [0, 1).
-    scope : "layer" or "global"
-        Rank weights within each layer, or over all hidden layers together.
+        Share of each hidden layer's weights to zero, in [0, 1).
 
     Returns
     -------
@@ -466,7 +462,6 @@ def prune_and_finetune(
     0.75
     """
     sparsity = share("sparsity", sparsity)
-    one_of("scope", scope, ("layer", "global"))
     learning_rate = positive("learning_rate", learning_rate)
     layers = list(_linears(model).values())
     task = Training(samples("X", X, layers[0].in_features), y, **training)
@@ -476,11 +471,11 @@ def prune_and_finetune(
         layer.weight = layer.weight.detach()  # a product that copies and forward passes make anew
     model = deepcopy(model).cpu().requires_grad_(True)
     _make_permanent(model)
-    return _train_sequential(model, task, learning_rate, sparsity, scope)
+    return _train_sequential(model, task, learning_rate, sparsity)
 
 
 def _train_sequential(
-    model: nn.Sequential, task: Training, rate: float, sparsity: float = 0.0, scope: str = "layer"
+    model: nn.Sequential, task: Training, rate: float, sparsity: float = 0.0
 ) -> Trained:
     """Train with inputs of mean square 1, the scale that Linear's initial weights are made for.
 
@@ -488,10 +483,9 @@ def _train_sequential(
     """
     scale = task.scale
     _scale_input(model, scale)
-    sizes = {name: layer.weight.numel() for name, layer in list(_linears(model).items())[:-1]}
-    for group in [[name] for name in sizes] if scope == "layer" else [list(sizes)]:
-        if round(sparsity * sum(sizes[name] for name in group)):
-            prune_globally(model, sparsity, "magnitude", layers=group)
+    for name, layer in list(_linears(model).items())[:-1]:
+        if round(sparsity * layer.weight.numel()):
+            prune_globally(model, sparsity, "magnitude", layers=[name])
     model.to(task.device)
 
     def forward(x: torch.Tensor) -> torch.Tensor:

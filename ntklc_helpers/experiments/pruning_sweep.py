@@ -121,8 +121,7 @@ def _chain(
     """All rounds of one strategy and replicate: those already done, and then the others."""
     seeds, rows = chain_seeds(sweep.seed, replicate), kept["rows"] if kept else []
     net = sweep.build(run.images, next(seeds)).to(run.device)
-    X, y, X_test, y_test = (torch.tensor(array, device=run.device) for array in run.images.arrays)
-    first = snapshot(net)
+    (X, y, X_test, y_test), first = run.tensors, snapshot(net)
     if kept:
         apply_masks(net, kept["masks"])
     for number in range(sweep.rounds + 1):

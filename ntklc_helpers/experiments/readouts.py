@@ -110,16 +110,14 @@ class ReadoutComparison(Experiment):
 
 def _features(comparison: ReadoutComparison, run: Run) -> dict[str, Any]:
     """Features of all images by the trained network, its accuracy, and the seconds it all took."""
-    images, kept = run.images, run.read("network")
-    net = comparison.build(images, comparison.seed).to(run.device)
-    X, y, X_test, y_test = map(torch.from_numpy, images.arrays)
+    kept, (X, y, X_test, y_test) = run.read("network"), run.tensors
+    net = comparison.build(run.images, comparison.seed).to(run.device)
     log.info("training %s, %s steps", comparison.network, comparison.training.steps)
     start, path = time.perf_counter(), run.path("network")
-    on_device = X.to(run.device), y.to(run.device)
-    train(net, *on_device, comparison.training, comparison.seed, checkpoint=path, progress=True)
+    train(net, X, y, comparison.training, comparison.seed, checkpoint=path, progress=True)
     trained = time.perf_counter()
     kept = run.read("network") or {"seconds": trained - start}
-    accuracy, loss = evaluate(net, X_test.to(run.device), y_test.to(run.device))
+    accuracy, loss = evaluate(net, X_test, y_test)
     found: dict[str, Any] = {
         name: torch.from_numpy(convolutional_features(net, rows)).float()
         for name, rows in (("train", X), ("test", X_test))

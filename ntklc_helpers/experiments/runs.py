@@ -107,6 +107,11 @@ class Run:
     settings: dict[str, Any]
     folder: Path | None
 
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """X, y, X_test and y_test on the device."""
+        return tuple(torch.tensor(array, device=self.device) for array in self.images.arrays)
+
     def path(self, stage: str) -> Path | None:
         """The file of a stage; None where nothing is kept."""
         return None if self.folder is None else self.folder / f"{stage}.pt"
