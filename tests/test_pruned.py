@@ -94,7 +94,7 @@ def test_ntk_is_that_of_the_kept_weights(activations, sparsity, rescale):
 
 
 def test_kernels_of_many_samples_hold_those_of_few():
-    # Weights are worked on some at a time: for many samples in four parts, for few in one.
+    # Weights are worked on some at a time: for many samples in many parts, for few in one.
     net, X = network(widths=(2000, 5)), data(140)
     few = nh.empirical_ntk(net, X[-9:])
     np.testing.assert_allclose(nh.empirical_ntk(net, X)[-9:, -9:], few, rtol=1e-11)

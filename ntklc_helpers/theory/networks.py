@@ -19,8 +19,8 @@ from .weights import Law, law_of
 
 FloatArray = NDArray[np.float64]
 
-# Gradients worked on at once, samples times weights: 4 MiB in single precision.
-_CHUNK = 2**20
+# Gradients worked on at once, samples times weights: as many as a cache holds.
+_CHUNK = 2**18
 
 
 def _widths(values: Any) -> tuple[int, ...]:
