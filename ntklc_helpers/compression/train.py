@@ -9,7 +9,7 @@ import math
 import os
 import pickle
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -54,17 +54,16 @@ def descend(
     forward: Network | None = None,
     label_smoothing: float = 0.0,
     after_step: Callable[[int], None] = lambda step: None,
-    after_epoch: Callable[[float], None] = lambda loss: None,
     state: State | None = None,
     progress: bool = False,
-) -> None:
+) -> Iterator[float]:
     """Minimise the softmax cross-entropy over rows X and labels y in place: every training's loop.
 
-    An epoch is ``per_epoch`` batches of a permutation by ``generator``; ``forward``, by default
-    the network, makes logits of a batch. ``after_step`` gets the number of steps done,
-    ``after_epoch`` the mean loss of the epoch in nats. With a ``state``, which is kept after every
-    epoch, training goes on from there: on the CPU, with as many threads as before, to the very
-    weights of a training that was not stopped.
+    Yields the mean loss of each epoch in nats, and trains as it is asked for the next. An epoch is
+    ``per_epoch`` batches of a permutation by ``generator``; ``forward``, by default the network,
+    makes logits of a batch. ``after_step`` gets the number of steps done. With a ``state``, which
+    is kept after every epoch, training goes on from there: on the CPU, with as many threads as
+    before, to the very weights of a training that was not stopped.
     """
     forward, step = forward or net, state.read() if state else 0
     net.train()
@@ -85,7 +84,7 @@ def descend(
                 seen, step = seen + len(rows), step + 1
                 bar.update()
                 after_step(step)
-            after_epoch(total.item() / seen)
+            yield total.item() / seen
             bar.set_postfix(loss=f"{total.item() / seen:.4f}")
             if state:
                 state.write(step)
@@ -321,18 +320,14 @@ class Training:
         schedule = OneCycleLR(optimizer, highest, total_steps=steps, cycle_momentum=False)
         losses: list[float] = []
         accuracies: list[float] = []
-
-        def after_epoch(loss: float) -> None:
+        for loss in descend(
+            model, X, y, optimizer, schedule, steps=steps, per_epoch=per_epoch,
+            batch_size=self.batch_size, generator=torch.Generator().manual_seed(self.seed),
+            forward=forward, after_step=after_step, progress=self.progress,
+        ):  # fmt: skip
             losses.append(loss)
             if self.validation is not None:
                 accuracies.append(evaluate(model, *self.validation)[0])
-
-        order = torch.Generator().manual_seed(self.seed)
-        descend(
-            model, X, y, optimizer, schedule, steps=steps, per_epoch=per_epoch,
-            batch_size=self.batch_size, generator=order, forward=forward, after_step=after_step,
-            after_epoch=after_epoch, progress=self.progress,
-        )  # fmt: skip
         return tuple(losses), tuple(accuracies)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -297,12 +298,13 @@ def train(
         with torch.autocast(device, torch.bfloat16, enabled=low):
             return model(batch)
 
-    descend(
+    epochs = descend(
         net, X, y, optimizer, schedule, steps=training.steps,
         per_epoch=len(X) // training.batch_size, batch_size=training.batch_size,
         generator=generator, forward=forward, label_smoothing=training.label_smoothing,
         state=state, progress=progress,
     )  # fmt: skip
+    deque(epochs, maxlen=0)
     return net
 
 
