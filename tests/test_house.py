@@ -144,6 +144,12 @@ def test_each_room_has_a_face_and_a_readme(name):
     modules = {path.stem for path in (ROOT / name).glob("*.py")}
     assert all(hasattr(module, found) or found in modules for found in module.__all__)
     assert len(set(module.__all__)) == len(module.__all__)
+    homes = {
+        getattr(getattr(module, n), "__module__", module.__name__)
+        for n in module.__all__
+        if n not in modules
+    }
+    assert all(home.startswith("ntklc_helpers.") for home in homes), homes
     readme = (ROOT / name / "README.md").read_text().strip()
     assert 3 <= len(readme.splitlines()) <= 5
     for path in (ROOT / name).glob("[!_]*.py"):

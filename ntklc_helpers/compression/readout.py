@@ -10,9 +10,7 @@ import torch
 from attrs import evolve, field, frozen
 from numpy.typing import ArrayLike, NDArray
 
-from .._checks import SAME, inside, labels, one_of, samples, torch_device, whole
-
-FloatArray = NDArray[np.float64]
+from .._checks import SAME, FloatArray, inside, labels, one_of, samples, torch_device, whole
 
 READOUT_DTYPES = ("float32", "float16", "int8")
 _CHUNK = 4096

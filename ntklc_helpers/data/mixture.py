@@ -12,9 +12,7 @@ from attrs import Converter, field, frozen
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import toeplitz
 
-from .._checks import SAME, array, class_labels, number, one_of, samples, whole
-
-FloatArray = NDArray[np.float64]
+from .._checks import SAME, FloatArray, array, class_labels, number, one_of, samples, whole
 
 PRESETS = ("iid", "means", "variances", "mixed")
 

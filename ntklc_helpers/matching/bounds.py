@@ -12,15 +12,13 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.linalg import solve_banded
 from scipy.special import ndtri
 
-from .._checks import array, whole
+from .._checks import FloatArray, array, whole
 from ..theory.gaussian import cell_probabilities
 from .solve import Tolerance
-
-FloatArray = NDArray[np.float64]
 
 MOST_LEVELS = 32
 ANGLES = np.linspace(0.0, np.pi / 2, 33)

@@ -16,11 +16,10 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
+from .._checks import FloatArray
 from . import bounds
 from .bounds import linear_share_bound
 from .solve import Tolerance
-
-FloatArray = NDArray[np.float64]
 
 _WITH = (
     "with the original's linear share {linear:.6g} (the product over the layers), layers of "

@@ -12,15 +12,13 @@ from operator import itemgetter
 
 import numpy as np
 from attrs import evolve, frozen
-from numpy.typing import NDArray
 
+from .._checks import FloatArray
 from ..theory.activations import Quantized, activation
 from ..theory.moments import gaussian_moments
 from .bounds import linear_share_bound
 from .solve import Demand, Evaluated, Tolerance, best, fit, fit_evenly, fit_up_to_scale
 from .staircases import CODES, Layer, Staircase, demanded_shares, fit_layer, starts
-
-FloatArray = NDArray[np.float64]
 
 # Of (α̂₁, α̂₂, α̂₃, α̂₄, β̂₂, β̂₃): all; what enters a kernel; what enters the conjugate kernel.
 _ALL, _BOTH_KERNELS, _CONJUGATE_KERNEL = [0, 1, 2, 3, 4, 5], [0, 1, 2, 4, 5], [0, 1, 2]

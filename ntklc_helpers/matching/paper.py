@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from operator import itemgetter
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import ndtr
 
@@ -20,8 +19,6 @@ from ..theory.gaussian import GaussianMoments, gaussian_panels
 from ..theory.moments import gaussian_moments
 from .solve import Demand, Tolerance, fit, fit_up_to_scale
 from .staircases import Layer, Staircase, demanded_shares, fit_layer
-
-FloatArray = NDArray[np.float64]
 
 # u from thresholds that all but touch to an upper threshold nearly 40 standard deviations out.
 _LOG_U = (-12.0, 5.8)

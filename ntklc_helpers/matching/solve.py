@@ -12,9 +12,9 @@ from typing import Protocol, Self, TypeVar
 
 import numpy as np
 from attrs import evolve, frozen
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from .._checks import FloatArray
+
 Evaluated = tuple[FloatArray, FloatArray]
 T = TypeVar("T")
 

@@ -13,12 +13,11 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from .._checks import positive, whole
+from .._checks import FloatArray, positive, whole
 from ..theory.activations import AnyActivation, Quantized
 from ..theory.gaussian import GaussianMoments, cell_probabilities, gaussian_panels
 from .solve import SCREENING_STEPS, Demand, Tolerance, best, fit
 
-FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.intp]
 
 # int8 has as many codes, and a compressed layer takes as many pieces.

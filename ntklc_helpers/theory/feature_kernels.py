@@ -10,14 +10,12 @@ from attrs import frozen
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import eigvalsh
 
-from .._checks import class_labels, samples
+from .._checks import FloatArray, class_labels, samples
 from ..data.mixture import estimate_statistics
 from .activations import AnyActivation
 from .equivalents import ck_equivalent, propagate
 from .infinite import limit_kernels
 from .metrics import leading_eigenpairs, principal_cosines, relative_error
-
-FloatArray = NDArray[np.float64]
 
 CLASSES, ONE_CLASS = "classes", "one class"
 """The two readings: with the labels, and with all rows in one class, as staircases are matched."""

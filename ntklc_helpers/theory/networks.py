@@ -12,12 +12,10 @@ import torch
 from attrs import field, frozen
 from numpy.typing import ArrayLike, NDArray
 
-from .._checks import checked, positive, same_length, samples, torch_device, whole
+from .._checks import FloatArray, checked, positive, same_length, samples, torch_device, whole
 from .activations import AnyActivation, activation_list
 from .moments import gaussian_moments
 from .weights import Law, law_of
-
-FloatArray = NDArray[np.float64]
 
 # Gradients worked on at once, samples times weights: as many as a cache holds.
 _CHUNK = 2**18

@@ -10,15 +10,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from attrs import evolve
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from .._checks import positive, samples, share
+from .._checks import FloatArray, positive, samples, share
 from .activations import AnyActivation, Quantized, activation, activation_list
 from .infinite import limit_kernels
 from .moments import gaussian_moments
 from .weights import Gaussian, Pruned, StudentT, Ternary
-
-FloatArray = NDArray[np.float64]
 
 _GAUSSIAN = Gaussian()
 
