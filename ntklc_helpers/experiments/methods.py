@@ -35,21 +35,6 @@ from ..theory.weights import Gaussian, Law, MagnitudePruned, Pruned, Ternary
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = [
-    "METHODS",
-    "RELUS",
-    "Built",
-    "Case",
-    "Method",
-    "Task",
-    "all_methods",
-    "at_sparsity",
-    "cases",
-    "compare",
-    "levels_name",
-    "measure",
-]
-
 DEPTH = 3
 RELUS = [activation("relu")] * DEPTH
 

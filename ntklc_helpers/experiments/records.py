@@ -19,8 +19,6 @@ from .ledger import book_folder
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Record", "RunError", "cell", "cells", "draws", "find_record", "read_record"]
-
 
 class RunError(ValueError):
     """A run is refused, or what is kept of one cannot be used: the message says what to do."""
