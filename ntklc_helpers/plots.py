@@ -14,6 +14,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend_handler import HandlerTuple
 from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike, NDArray
 
@@ -116,6 +117,23 @@ def spectrum(
     # An atom of the spectrum would flatten everything else on a linear axis.
     ax.set(yscale="log", ylim=(floor / 2, None), xlabel=r"eigenvalue $\lambda$")
     ax.set_ylabel(r"density in $\log_{10}\lambda$" if log else "density")
+
+
+def spectrum_key(owner: Axes | Figure, ax: Axes, **placing: Any) -> None:
+    """Legend of what :func:`spectrum` drew in ``ax``: bars and lines, each with its marker.
+
+    ``owner`` is the axes or figure that shows it; ``placing`` goes to its ``legend``.
+
+    Examples
+    --------
+    >>> fig, axes = plots.grid(1, 1)
+    >>> plots.spectrum(axes[0, 0], np.arange(9.0), {"theory": np.arange(9.0)}, isolated=1)
+    >>> plots.spectrum_key(fig, axes[0, 0], loc="outside upper center", ncols=2)
+    """
+    handles, labels = ax.get_legend_handles_labels()
+    pairs: list[Any] = list(zip(handles, ax.lines, strict=True))
+    beside = {tuple: HandlerTuple(ndivide=None, pad=0.6)}
+    owner.legend(pairs, labels, handler_map=beside, handlelength=3, **placing)
 
 
 def _edges(bulk: NDArray[np.float64], bins: int, log: bool) -> NDArray[np.float64]:

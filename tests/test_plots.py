@@ -33,6 +33,19 @@ def test_spectrum_draws_the_bulk_as_a_density_and_the_rest_as_markers():
         np.testing.assert_array_equal(np.sort(line.get_xdata()), top)
 
 
+@pytest.mark.parametrize("simulated", [True, False])
+def test_the_key_to_a_spectrum_pairs_each_look_with_its_marker(simulated):
+    values = np.arange(9.0)
+    fig, axes = plots.grid(1, 1)
+    ax, lines = axes[0, 0], {"exact": values, "equivalent": values}
+    plots.spectrum(ax, values if simulated else None, lines, isolated=1)
+    plots.spectrum_key(fig, ax, ncols=3)
+    names = ["simulated"] * simulated + ["exact", "equivalent"]
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == names
+    shown = [line.get_marker() for line in fig.legends[0].findobj(plt.Line2D)]
+    assert [m for m in shown if m not in ("None", "")] == list("ovD")[: len(names)]
+
+
 def test_spectrum_on_log_axes_leaves_out_what_is_not_positive():
     values = np.concatenate([[-1.0, 0.0], np.geomspace(1e-3, 1, 98)])
     _, axes = plots.grid(1, 1)
