@@ -121,7 +121,9 @@ def test_memory_is_what_is_on_disk(small, tmp_path):
     assert memory.dense_file == 4 * (memory.weights + 60 * 10 + 10)
     assert memory.entropy_per_weight < memory.bits_per_weight
     nonzero = sum(np.count_nonzero(layer.weights.to_dense()) for layer in small.layers)
-    assert memory.resident_weights == 2 * nonzero + 8 * (2 * (70 + 80 + 60) + 3)
+    # Two bytes a place, where rows begin, and a quarter of a byte a weight on codes.
+    places, quarters = 2 * nonzero + 8 * (2 * (70 + 80 + 60) + 3), 18 * 80 + 20 * 60
+    assert memory.resident_weights == places + quarters
     share = nonzero / memory.weights
     assert memory.published_bits == pytest.approx(share * (memory.weights + 600) + 210)
 

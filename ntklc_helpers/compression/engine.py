@@ -1,8 +1,11 @@
-"""A layer of ternary weights and a staircase, run on the signs alone: no weight is multiplied.
+"""A layer of ternary weights and a staircase, run on the signs alone.
 
 A product with a ternary matrix is a signed sum of the inputs that its non-zeros name. On integer
 codes the sums are exact; on floats they are taken in a fixed order. Either way the result does not
 depend on the number of threads or on how samples are put into batches.
+
+For many samples the non-zeros' places are read, once for 64 of them; for few, all the weights, four
+to a byte. Which is faster depends on the share of zeros and on the processor: it is measured.
 
 In a forked process, such as a worker of ``multiprocessing.Pool``, everything runs on one thread:
 OpenMP's threads do not come along, and whoever waits for them waits for ever.
@@ -11,80 +14,73 @@ OpenMP's threads do not come along, and whoever waits for them waits for ever.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import timeit
+from collections.abc import Callable, Sequence
+from functools import cache, cached_property
 
 import numpy as np
 import torch
 from attrs import frozen
-from numba import njit, prange
+from numba import get_num_threads, njit, set_num_threads
 from numpy.typing import NDArray
 
+from ..theory.weights import draw_ternary
+from . import kernels
+from .kernels import FLOAT_LANES, LANES, PIECE, TILE
 from .ternary import TernaryMatrix
 
-# Samples run in blocks that fill vector registers, or, when there are few, one after the other.
-BLOCK, FEW = 256, 3
+# Samples that are run at a time: what they take stays in the processor's memory.
+BATCH = 256
 # Eight codes of at most this size add up within int8.
 _NARROW = 15
 _TIE = 1e-9
 _PROCESS = os.getpid()
 
 
-@frozen(eq=False)
-class IntegerLayer:
-    """values[j], where j counts the bounds (rows, t) of row i below (T h)_i, T the weights.
+def _aligned(shape: tuple[int, ...], dtype: type | np.dtype) -> NDArray:
+    """Zeros that begin at a cache line, so that no vector lies on two."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    buffer = np.zeros(size + PIECE, np.uint8)
+    start = -buffer.ctypes.data % PIECE
+    return buffer[start : start + size].view(dtype).reshape(shape)
 
-    Bounds are of the type that sums are taken in; values (t + 1,) are int8 codes for a next layer
-    on integers, else floats; ``grouped`` says whether eight inputs add up within int8.
+
+def _up(number: int, step: int) -> int:
+    return -(-number // step) * step
+
+
+def _code_type(largest: float) -> type:
+    return np.int8 if largest <= _NARROW else np.int16
+
+
+@frozen(eq=False)
+class Packed:
+    """All weights in a quarter of a byte each, as :func:`kernels.multiply` reads them.
+
+    Byte j of a row holds w + 1 of columns j, stride + j, 2 stride + j and 3 stride + j.
     """
 
-    weights: TernaryMatrix
-    bounds: NDArray
-    values: NDArray
-    grouped: bool
+    weights: NDArray[np.uint8]
 
     @classmethod
-    def prepare(
-        cls,
-        weights: TernaryMatrix,
-        largest_code: int | None,
-        gain: float,
-        shift: NDArray[np.float64],
-        thresholds: NDArray[np.float64],
-        values: NDArray,
-    ) -> IntegerLayer:
-        """The layer whose j counts the thresholds below gain · (T h) + shift.
+    def of(cls, matrix: TernaryMatrix) -> Packed:
+        outputs, columns = matrix.shape
+        stride, full = _up(columns, 4) // 4, _up(outputs, TILE)
+        room = np.zeros(full * stride + PIECE, np.uint8)
+        weights, dense = room[: full * stride].reshape(full, stride), matrix.to_dense()
+        for k in range(4):
+            part = dense[:, k * stride : (k + 1) * stride] + 1
+            weights[:outputs, : part.shape[1]] |= part.astype(np.uint8) << (2 * k)
+        return cls(weights)
 
-        ``largest_code`` bounds the size of integer inputs; None says that inputs are floats.
-        """
-        bounds = (thresholds - shift[:, None]) / gain
-        if largest_code is None:
-            return cls(weights, bounds, values, grouped=False)
-        # A whole number exceeds x where it exceeds ⌊x⌋. What is whole but for rounding is a tie,
-        # and a tie does not exceed.
-        bounds = np.floor(bounds + _TIE)
-        reach = int(np.diff(weights.starts).max()) * largest_code
-        grouped = largest_code <= _NARROW and reach <= np.iinfo(np.int16).max
-        kind = np.iinfo(np.int16 if grouped else np.int32)
-        bounds = np.clip(bounds, -kind.max, kind.max).astype(kind.dtype)
-        return cls(weights, bounds, values, grouped)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory held."""
-        return self.weights.nbytes + self.bounds.nbytes + self.values.nbytes
-
-    def __call__(self, inputs: NDArray) -> NDArray:
-        """(rows, b) for inputs (columns, b), one sample a column; b = 256, or at most 3."""
-        T = self.weights
-        out = np.empty((T.shape[0], inputs.shape[1]), self.values.dtype)
-        if inputs.shape[1] <= FEW:
-            kernel, inputs = _few_samples, inputs.T.astype(self.bounds.dtype, order="C")
-        elif self.grouped:
-            kernel, inputs = _grouped_block, np.ascontiguousarray(inputs)
-        else:
-            kernel, inputs = _plain_block, np.ascontiguousarray(inputs, self.bounds.dtype)
-        kernel[_alone()](T.starts, T.middles, T.columns, inputs, self.bounds, self.values, out)
-        return out
+    def segments(self, codes: NDArray) -> NDArray[np.int8]:
+        """Codes (n, columns) as (n, 4, segment), a row's bytes filled up to whole pieces."""
+        stride = self.weights.shape[1]
+        found = _aligned((len(codes), 4, _up(stride, PIECE)), np.int8)
+        for k in range(4):
+            part = codes[:, k * stride : (k + 1) * stride]
+            found[:, k, : part.shape[1]] = part
+        return found
 
 
 def _alone() -> bool:
@@ -104,100 +100,181 @@ def _compiled(function: Callable) -> tuple[Callable, Callable]:
         return njit(function, parallel=True), njit(function)
 
 
-@njit(inline="always")
-def _add_rest(total, inputs, columns, start, end, sign):
-    for q in range(start, end):
-        row = inputs[columns[q]]
-        for s in range(BLOCK):
-            total[s] += sign * row[s]
+_add_up = _compiled(kernels.add_up)
+_multiply = _compiled(kernels.multiply)
+_spell_out = _compiled(kernels.spell_out)
 
 
-@njit(inline="always")
-def _add_grouped(total, inputs, columns, start, end, sign):
-    q = start
-    while q + 8 <= end:
-        a, b = inputs[columns[q]], inputs[columns[q + 1]]
-        c, d = inputs[columns[q + 2]], inputs[columns[q + 3]]
-        e, f = inputs[columns[q + 4]], inputs[columns[q + 5]]
-        g, h = inputs[columns[q + 6]], inputs[columns[q + 7]]
-        for s in range(BLOCK):
-            eight = np.int8(a[s] + b[s] + c[s] + d[s] + e[s] + f[s] + g[s] + h[s])
-            total[s] += sign * np.int16(eight)
-        q += 8
-    _add_rest(total, inputs, columns, q, end, sign)
+def rows(inputs: NDArray, n: int) -> NDArray:
+    """Samples (n, columns), which may lie in blocks (b, columns, lanes)."""
+    if inputs.ndim == 2:
+        return inputs
+    return inputs.transpose(0, 2, 1).reshape(-1, inputs.shape[1])[:n]
 
 
-@njit(inline="always")
-def _add_plain(total, inputs, columns, start, end, sign):
-    q = start
-    while q + 4 <= end:
-        a, b = inputs[columns[q]], inputs[columns[q + 1]]
-        c, d = inputs[columns[q + 2]], inputs[columns[q + 3]]
-        for s in range(BLOCK):
-            total[s] += sign * (((a[s] + b[s]) + c[s]) + d[s])
-        q += 4
-    _add_rest(total, inputs, columns, q, end, sign)
+def blocks(inputs: NDArray, lanes: int, dtype: type) -> NDArray:
+    """Samples in blocks (b, columns, lanes), filled up with zeros."""
+    if inputs.ndim == 3:
+        if inputs.shape[2] == lanes:
+            return inputs.astype(dtype, copy=False)
+        inputs = rows(inputs, inputs.shape[0] * inputs.shape[2])
+    n, columns = inputs.shape
+    found = _aligned((-(-n // lanes), columns, lanes), dtype)
+    for block, start in zip(found, range(0, n, lanes), strict=True):
+        part = inputs[start : start + lanes]
+        block[:, : len(part)] = part.T
+    return found
 
 
-@njit(inline="always")
-def _pick(piece, total, bounds, values, out):
-    for bound in bounds:
-        for s in range(BLOCK):
-            piece[s] += total[s] > bound
-    for s in range(BLOCK):
-        out[s] = values[piece[s]]
+@frozen(eq=False, slots=False)
+class IntegerLayer:
+    """values[j], where j counts the bounds (rows, t) of row i below (T h)_i, T the weights.
+
+    Bounds are of the type that sums are taken in, ``codes`` of that of the inputs; values (t + 1,)
+    are int8 codes for a next layer on integers, else floats.
+    """
+
+    weights: TernaryMatrix
+    bounds: NDArray
+    values: NDArray
+    codes: type
+
+    @classmethod
+    def prepare(
+        cls,
+        weights: TernaryMatrix,
+        largest_code: int | None,
+        gain: float,
+        shift: NDArray[np.float64],
+        thresholds: NDArray[np.float64],
+        values: NDArray,
+    ) -> IntegerLayer:
+        """The layer whose j counts the thresholds below gain · (T h) + shift.
+
+        ``largest_code`` bounds the size of integer inputs; None says that inputs are floats.
+        """
+        bounds = (thresholds - shift[:, None]) / gain
+        if largest_code is None:
+            return cls(weights, bounds, values, np.float64)
+        # A whole number exceeds x where it exceeds ⌊x⌋. What is whole but for rounding is a tie,
+        # and a tie does not exceed.
+        bounds = np.floor(bounds + _TIE)
+        reach, codes = int(np.diff(weights.starts).max()) * largest_code, _code_type(largest_code)
+        narrow = codes is np.int8 and reach <= np.iinfo(np.int16).max
+        kind = np.iinfo(np.int16 if narrow else np.int32)
+        bounds = np.clip(bounds, -kind.max, kind.max).astype(kind.dtype)
+        return cls(weights, bounds, values, codes)
+
+    @cached_property
+    def table(self) -> NDArray:
+        """(t + 1,) what is found where sums are taken: codes, or where in ``values`` to look."""
+        if self.values.dtype == np.int8:
+            return self.values.astype(_code_type(np.abs(self.values.astype(int)).max()))
+        few = len(self.values) <= 2**8
+        return (
+            np.arange(len(self.values))
+            .astype(np.uint8 if few else np.uint16)
+            .view(np.int8 if few else np.int16)
+        )
+
+    @cached_property
+    def packed(self) -> Packed:
+        """The weights to multiply with."""
+        return Packed.of(self.weights)
+
+    @property
+    def weights_nbytes(self) -> int:
+        """Bytes of memory that weights take, in both forms where both are used."""
+        outputs, columns = self.weights.shape
+        packed = 0 if self.codes is np.float64 else _up(outputs, TILE) * _up(columns, 4) // 4
+        return self.weights.nbytes + packed
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory held, in the end: each form of the weights comes with its first use."""
+        return self.weights_nbytes + self.bounds.nbytes + self.values.nbytes
+
+    def __call__(self, inputs: NDArray, n: int) -> NDArray:
+        """From n samples (n, columns), or in blocks (b, columns, lanes), to one of the two."""
+        if self.values.dtype == np.int8:
+            return self._pieces(inputs, n)
+        return self.spelled(self._pieces(inputs, n), n)
+
+    def _pieces(self, inputs: NDArray, n: int) -> NDArray:
+        """Entries of the table."""
+        if self.codes is np.float64:
+            lanes = FLOAT_LANES if n <= FLOAT_LANES else LANES
+            return self.add_up(blocks(rows(inputs, n), FLOAT_LANES, np.float64), lanes)
+        adding, multiplying = _costs(self.codes)
+        if n * multiplying * self.weights.size < -(-n // LANES) * adding * len(
+            self.weights.columns
+        ):
+            return self.multiply(rows(inputs, n))
+        return self.add_up(blocks(inputs, LANES, self.codes), LANES)
+
+    def add_up(self, inputs: NDArray, lanes: int) -> NDArray:
+        """(b', rows, lanes) for inputs in blocks (b, columns, …), by the non-zeros' places."""
+        T, table = self.weights, self.table
+        steps = np.diff(table, prepend=table.dtype.type(0))
+        count = -(-inputs.shape[0] * inputs.shape[2] // lanes)
+        out = _aligned((count, T.shape[0], lanes), table.dtype)
+        places = T.starts.view(np.uint64), T.middles.view(np.uint64), T.columns
+        _add_up[_alone()](*places, inputs, self.bounds.ravel(), steps, out)
+        return out
+
+    def multiply(self, inputs: NDArray) -> NDArray:
+        """(n, rows) for codes (n, columns), by the packed weights."""
+        out = np.empty((len(inputs), self.weights.shape[0]), self.table.dtype)
+        lifts = inputs.sum(axis=1, dtype=np.int32)
+        given = self.packed.weights, self.packed.segments(inputs), lifts
+        _multiply[_alone()](*given, self.bounds.ravel(), self.table, out)
+        return out
+
+    def spelled(self, pieces: NDArray, n: int) -> NDArray:
+        """(n, rows) values where the table's entries say."""
+        pieces = pieces.view(f"u{pieces.itemsize}")
+        if pieces.ndim == 2:
+            return self.values[pieces]
+        out = np.empty((n, pieces.shape[1]), self.values.dtype)
+        _spell_out[_alone()](pieces, self.values, out)
+        return out
 
 
-@njit(inline="always")
-def _look_up(total, bounds, values, out):
-    # Bytes fill registers best; few staircases have more pieces than a byte can count.
-    if len(bounds) < 256:
-        _pick(np.zeros(BLOCK, np.uint8), total, bounds, values, out)
-    else:
-        _pick(np.zeros(BLOCK, np.uint16), total, bounds, values, out)
+@cache
+def _costs(codes: type) -> tuple[float, float]:
+    """Seconds that adding takes for a non-zero and 64 samples, and multiplying a weight and one.
+
+    On one thread, which waits for no other: what is asked for is their ratio.
+    """
+    matrix = TernaryMatrix.from_dense(draw_ternary((256, 4096), 0.9, seed=0))
+    largest, values = 1 if codes is np.int8 else 127, np.arange(16, dtype=np.int8)
+    shift, thresholds = np.zeros(256), np.linspace(-100, 100, 15)
+    layer = IntegerLayer.prepare(matrix, largest, 1.0, shift, thresholds, values)
+    inputs = np.ones((LANES, 4096), np.int8)
+    together, threads = blocks(inputs, LANES, codes), get_num_threads()
+
+    def fastest(work: Callable[[], NDArray]) -> float:
+        work()
+        return min(timeit.repeat(work, number=1, repeat=20))
+
+    set_num_threads(1)
+    try:
+        adding, multiplying = (
+            fastest(work)
+            for work in (lambda: layer.add_up(together, LANES), lambda: layer.multiply(inputs))
+        )
+    finally:
+        set_num_threads(threads)
+    return adding / len(matrix.columns), multiplying / matrix.size / LANES
 
 
-@_compiled
-def _grouped_block(starts, middles, columns, inputs, bounds, values, out):
-    for i in prange(len(middles)):
-        total = np.zeros(BLOCK, np.int16)
-        _add_grouped(total, inputs, columns, starts[i], middles[i], 1)
-        _add_grouped(total, inputs, columns, middles[i], starts[i + 1], -1)
-        _look_up(total, bounds[i], values, out[i])
-
-
-@_compiled
-def _plain_block(starts, middles, columns, inputs, bounds, values, out):
-    for i in prange(len(middles)):
-        total = np.zeros(BLOCK, bounds.dtype)
-        _add_plain(total, inputs, columns, starts[i], middles[i], 1)
-        _add_plain(total, inputs, columns, middles[i], starts[i + 1], -1)
-        _look_up(total, bounds[i], values, out[i])
-
-
-@njit(inline="always")
-def _sum_one(total, one, columns, start, end, sign):
-    # Takes floats in the same order as _add_plain, so that a sample's result is its own.
-    q = start
-    while q + 4 <= end:
-        a, b = one[columns[q]], one[columns[q + 1]]
-        c, d = one[columns[q + 2]], one[columns[q + 3]]
-        total += sign * (((a + b) + c) + d)
-        q += 4
-    while q < end:
-        total += sign * one[columns[q]]
-        q += 1
-    return total
-
-
-@_compiled
-def _few_samples(starts, middles, columns, inputs, bounds, values, out):
-    for i in prange(len(middles)):
-        for s in range(len(inputs)):
-            one = inputs[s]
-            total = _sum_one(inputs.dtype.type(0), one, columns, starts[i], middles[i], 1)
-            total = _sum_one(total, one, columns, middles[i], starts[i + 1], -1)
-            piece = 0
-            for bound in bounds[i]:
-                piece += total > bound
-            out[i, s] = values[piece]
+def run(layers: Sequence[IntegerLayer], X: NDArray[np.float64]) -> NDArray[np.float32]:
+    """(n, rows) values of the last layer for X (n, columns), each sample's its own."""
+    out = np.empty((len(X), layers[-1].weights.shape[0]), np.float32)
+    for start in range(0, len(X), BATCH):
+        h = X[start : start + BATCH]
+        n = len(h)
+        for layer in layers:
+            h = layer(h, n)
+        out[start : start + n] = rows(h, n)
+    return out

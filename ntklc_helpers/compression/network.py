@@ -16,7 +16,7 @@ from attrs import define, field, frozen, setters
 from numpy.typing import ArrayLike, NDArray
 
 from .._checks import one_of, samples, torch_device
-from .engine import BLOCK, FEW, IntegerLayer
+from .engine import IntegerLayer, run
 from .layers import TernaryLayer, WeightStorage
 from .readout import Readout, fit_readout
 from .storage import NetworkFileError, from_bytes, replace_file, to_bytes
@@ -144,16 +144,7 @@ class CompressedNetwork:
         if device is not None:
             x = torch.from_numpy(X).float().to(torch_device(device))
             return self._by_torch(x).cpu().numpy()
-        out = np.empty((len(X), self.widths[-1]), np.float32)
-        for start in range(0, len(X), BLOCK):
-            h = X[start : start + BLOCK].T
-            count = h.shape[1]
-            if FEW < count < BLOCK:
-                h = np.pad(h, ((0, 0), (0, BLOCK - count)))
-            for layer in self._on_integers:
-                h = layer(h)
-            out[start : start + count] = h[:, :count].T
-        return out
+        return run(self._on_integers, X)
 
     @torch.no_grad()
     def _by_torch(self, x: torch.Tensor) -> torch.Tensor:
@@ -249,7 +240,7 @@ class CompressedNetwork:
             packed_file=len(self.to_bytes("packed")),
             seed_file=len(self.to_bytes("seed")) if drawn else None,
             resident=sum(part.nbytes for part in (*self._on_integers, readout) if part),
-            resident_weights=sum(T.nbytes for T in matrices),
+            resident_weights=sum(layer.weights_nbytes for layer in self._on_integers),
             dense_file=4 * (size + outputs + biases),
             weights=size,
             bits_per_weight=8 * packed / size,
