@@ -20,10 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from .cases import CASES, Case
-
-ROOT = Path(__file__).parents[1]
-PEER = ROOT / "build" / "neural-tangents"
-PEER_NEEDS = ["neural-tangents==0.6.5", "jax==0.4.30", "jaxlib==0.4.30", "numpy<2", "scipy<1.14"]
+from .environments import ROOT, peer_environment
 
 
 def main() -> None:
@@ -54,7 +51,7 @@ def row(name: str) -> str:
         for side in ("ours", "peer"):
             path = str(Path(folder) / f"{side}.npy")
             if side == "peer" and isinstance(case.peer, str):
-                python = peer_environment()
+                python = peer_environment("neural-tangents")
                 if python is None:
                     return f"  left out: {case.peer_name} could not be installed"
                 script = str(ROOT / "benchmarks" / "neural_tangents_peer.py")
@@ -87,20 +84,6 @@ def measure(case: Case, side: str, path: str) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     np.save(path, np.asarray(result))
     print(json.dumps({"seconds": min(seconds), "peak_mib": peak / 1024}))
-
-
-def peer_environment() -> str | None:
-    """Path of a Python that has neural-tangents; made on first use, None if that fails."""
-    python = PEER / "bin" / "python"
-    ready = PEER / "ready"
-    if not ready.exists():
-        print("  making an environment for neural-tangents", flush=True)
-        made = subprocess.run([sys.executable, "-m", "venv", "--clear", str(PEER)])
-        pip = [str(python), "-m", "pip", "install", "--quiet", *PEER_NEEDS]
-        if made.returncode or subprocess.run(pip).returncode:
-            return None
-        ready.touch()
-    return str(python)
 
 
 if __name__ == "__main__":

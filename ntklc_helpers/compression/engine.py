@@ -130,8 +130,8 @@ def blocks(inputs: NDArray, lanes: int, dtype: type) -> NDArray:
 class IntegerLayer:
     """values[j], where j counts the bounds (rows, t) of row i below (T h)_i, T the weights.
 
-    Bounds are of the type that sums are taken in, ``codes`` of that of the inputs; values (t + 1,)
-    are int8 codes for a next layer on integers, else floats.
+    One row of bounds is for all. Bounds are of the type that sums are taken in, ``codes`` of that
+    of the inputs; values (t + 1,) are int8 codes for a next layer on integers, else floats.
     """
 
     weights: TernaryMatrix
@@ -154,6 +154,8 @@ class IntegerLayer:
         ``largest_code`` bounds the size of integer inputs; None says that inputs are floats.
         """
         bounds = (thresholds - shift[:, None]) / gain
+        if (shift == shift[0]).all():
+            bounds = bounds[:1]
         if largest_code is None:
             return cls(weights, bounds, values, np.float64)
         # A whole number exceeds x where it exceeds ⌊x⌋. What is whole but for rounding is a tie,

@@ -24,6 +24,9 @@ from numba.extending import intrinsic, register_model
 LANES, FLOAT_LANES = 64, 8
 # Rows and samples whose sums are taken at a time in a product, and bytes that it reads at a time.
 TILE, PIECE = 4, 64
+# Rows that add all that is together in a block before the next rows do, and bytes that are asked
+# of the memory before they are needed.
+TOGETHER, AHEAD = 64, 8192
 _BYTE, _INT, _LONG = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _BYTES, _INTS = ir.VectorType(_BYTE, PIECE), ir.VectorType(_INT, PIECE // 4)
 
@@ -205,10 +208,15 @@ def products(typing_context, weights, row, stride, inputs, sample, segment, samp
             [builder.add(sample, builder.mul(segment, _LONG(4 * s + k))) for k in range(4)]
             for s in range(many)
         ]
+        kind = ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer(), _INT, _INT, _INT])
+        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
         threes = ir.Constant(_INTS, [0x03030303] * (PIECE // 4))
         with cgutils.for_range(builder, builder.udiv(segment, _LONG(PIECE))) as loop:
             at = builder.mul(loop.index, _LONG(PIECE))
             packed = [_read(builder, W, builder.add(place, at), _INTS, 1) for place in rows]
+            for place in rows:
+                ahead = builder.add(builder.add(place, at), _LONG(AHEAD))
+                builder.call(fetch, [builder.gep(W, [ahead]), _INT(0), _INT(3), _INT(1)])
             for k in range(4):
                 down = ir.Constant(_INTS, [2 * k] * (PIECE // 4))
                 parts = [builder.and_(builder.lshr(part, down), threes) for part in packed]
@@ -249,8 +257,9 @@ def _signed_sums(i, starts, middles, columns, inputs, first, total):
 def _add_row(i, starts, middles, columns, inputs, first, bounds, steps, out, place):
     total = _signed_sums(i, starts, middles, columns, inputs, first, zeros(bounds))
     value, many = same(steps[0], total), uintp(len(steps) - 1)
+    own = uintp(0) if len(bounds) == many else i * many
     for t in range(many):
-        value = raised(value, total, bounds[i * many + t], steps[t + uintp(1)])
+        value = raised(value, total, bounds[own + t], steps[t + uintp(1)])
     write(out, place, value)
 
 
@@ -258,24 +267,30 @@ def add_up(starts, middles, columns, inputs, bounds, steps, out):
     """Steps added up where the signed sums exceed their bounds.
 
     ``inputs`` (blocks, columns, lanes) and ``out`` (blocks, rows, lanes), whose blocks may hold
-    several of the inputs' side by side; ``bounds`` (rows · t,), ``steps`` (t + 1,) from the first
-    value to the next and on; row i's non-zeros as in a TernaryMatrix.
+    several of the inputs' side by side; ``bounds`` (rows · t,), or (t,) if all rows have the same;
+    ``steps`` (t + 1,) from the first value to the next and on; places of the non-zeros as in a
+    TernaryMatrix.
     """
-    blocks, taken, side = inputs.shape
-    rows, lanes = len(middles), out.shape[2]
+    _, rows, lanes = out.shape
+    tiles = -(-rows // TOGETHER)
     x, y = inputs.reshape(inputs.size), out.reshape(out.size)
-    for job in prange(blocks * rows):
-        block, i = divmod(job, rows)
-        k, lane = divmod(block * side, lanes)
-        first, place = uintp(block * taken * side), uintp((k * rows + i) * lanes + lane)
-        _add_row(uintp(i), starts, middles, columns, x, first, bounds, steps, y, place)
+    for job in prange(len(out) * tiles):
+        k, tile = divmod(job, tiles)
+        for block in range(k * lanes // inputs.shape[2], (k + 1) * lanes // inputs.shape[2]):
+            first = uintp(block * inputs.shape[1] * inputs.shape[2])
+            lane = block * inputs.shape[2] - k * lanes
+            for i in range(tile * TOGETHER, min(rows, (tile + 1) * TOGETHER)):
+                place = uintp((k * rows + i) * lanes + lane)
+                if block < len(inputs):
+                    _add_row(uintp(i), starts, middles, columns, x, first, bounds, steps, y, place)
 
 
 @njit
 def _settle(total, i, bounds, table):
     piece, many = 0, uintp(len(table) - 1)
+    own = uintp(0) if len(bounds) == many else i * many
     for t in range(many):
-        piece += total > bounds[i * many + t]
+        piece += total > bounds[own + t]
     return table[piece]
 
 

@@ -31,7 +31,7 @@ class Record:
     Attributes
     ----------
     table : pandas.DataFrame
-        A row for each network measured, with a column ``accuracy``.
+        A row for each network measured, with a column ``accuracy``, or ``ms`` for what is timed.
     settings, provenance : dict
         ``settings["source"]`` says what the data are, ``provenance["seconds"]`` how long it took.
     findings : dict
@@ -77,7 +77,7 @@ def read_record(stem: str | os.PathLike) -> Record:
     try:
         note = json.loads(Path(f"{stem}.json").read_text(encoding="utf-8"))
         table = read_csv(f"{stem}.csv", engine="python")  # to the last digit
-        table["accuracy"].astype(float)
+        table["accuracy" if "accuracy" in table else "ms"].astype(float)
         return Record(table, note.pop("settings"), note.pop("provenance"), note)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{stem}.csv and {stem}.json are not the record of a run") from error
