@@ -35,6 +35,7 @@ $(EXECUTED): book/notebooks/%.ipynb: notebooks/%.ipynb build/parameters/%.json b
 
 # Records of long runs are shown beside what runs here.
 book/notebooks/12_cifar10.ipynb: $(wildcard book/results/cifar10_*)
+book/notebooks/13_bytes_and_inference.ipynb: $(wildcard book/results/inference.*)
 book/notebooks/14_random_pruning.ipynb: $(wildcard book/results/pruning_*)
 
 # A chapter that shows others' numbers runs again when one of these changed, not when a sentence did:

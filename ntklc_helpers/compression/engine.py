@@ -13,6 +13,7 @@ OpenMP's threads do not come along, and whoever waits for them waits for ever.
 
 from __future__ import annotations
 
+import math
 import os
 import timeit
 from collections.abc import Callable, Sequence
@@ -39,7 +40,7 @@ _PROCESS = os.getpid()
 
 def _aligned(shape: tuple[int, ...], dtype: type | np.dtype) -> NDArray:
     """Zeros that begin at a cache line, so that no vector lies on two."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     buffer = np.zeros(size + PIECE, np.uint8)
     start = -buffer.ctypes.data % PIECE
     return buffer[start : start + size].view(dtype).reshape(shape)
@@ -180,6 +181,11 @@ class IntegerLayer:
         )
 
     @cached_property
+    def steps(self) -> NDArray:
+        """(t + 1,) the table's first entry, and from each to the next."""
+        return np.diff(self.table, prepend=self.table.dtype.type(0))
+
+    @cached_property
     def packed(self) -> Packed:
         """The weights to multiply with."""
         return Packed.of(self.weights)
@@ -216,10 +222,9 @@ class IntegerLayer:
 
     def add_up(self, inputs: NDArray, lanes: int) -> NDArray:
         """(b', rows, lanes) for inputs in blocks (b, columns, …), by the non-zeros' places."""
-        T, table = self.weights, self.table
-        steps = np.diff(table, prepend=table.dtype.type(0))
+        T, steps = self.weights, self.steps
         count = -(-inputs.shape[0] * inputs.shape[2] // lanes)
-        out = _aligned((count, T.shape[0], lanes), table.dtype)
+        out = _aligned((count, T.shape[0], lanes), steps.dtype)
         places = T.starts.view(np.uint64), T.middles.view(np.uint64), T.columns
         _add_up[_alone()](*places, inputs, self.bounds.ravel(), steps, out)
         return out
