@@ -87,7 +87,7 @@ def same(typing_context, number, like):
 
 
 def _group(dtype: types.Number) -> int:
-    """How many are added before they join the total: codes so small that they may be are eight."""
+    """How many inputs are added up before they join the total: of codes, as many as fit."""
     return 4 if isinstance(dtype, types.Float) else 8
 
 
