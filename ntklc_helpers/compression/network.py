@@ -33,8 +33,9 @@ class Memory:
     On disk, with packed weights, with the seed alone (None if there is no seed), and for a dense
     network of the same widths and readout in float32, without a header; in memory all arrays held
     to predict, and those of the hidden weights among them, in both forms that they are read in (for
-    one sample at a time a quarter of a byte each, for many two bytes a non-zero); hidden weights, zeros included, and
-    the bits of one when packed, beside the least possible on average at their sparsity.
+    one sample at a time a quarter of a byte each, for many two bytes a non-zero); hidden weights,
+    zeros included, and the bits of one when packed, beside the least possible on average at their
+    sparsity.
     What is published counts one bit a non-zero weight, none for where it stands, the readout as
     sparse as the rest, and one bit a neuron; against 32 bits for each of all these.
 
