@@ -24,7 +24,7 @@ help:
 	@echo "make test-browser  read every page of that book in chromium, without a network"
 	@echo "make lab    open the chapters' sources in JupyterLab"
 	@echo "make bench  run the benchmarks"
-	@echo "make record  make the records of a long run (CHAPTER=12_cifar10 or 14_random_pruning)"
+	@echo "make record  make the records of a long run (CHAPTER=13_cifar10 or 15_random_pruning)"
 	@echo "make colab  let every chapter be opened on Colab, from the book's address on GitHub"
 	@echo "make lint   check style, formatting and types, and that notebooks are stored without outputs"
 	@echo "make env    make the environment in VENV=$(VENV) from the lock"
@@ -65,8 +65,15 @@ build: | $(INSTALLED)
 	    flock 9; }; \
 	$(MAKE) --no-print-directory -f book/build.mk BUILD='$(BUILD)' PROFILE='$(PROFILE)' $(BUILDS) 9<&-
 
+# Tests that build the book run beside all others, which takes little more than half of the time.
+BUILDING := tests/test_build.py tests/test_ledger.py
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m 'not browser'
+	@mkdir -p build
+	@$(BIN)/python -m pytest -m 'not browser' $(BUILDING) >build/test-building.log 2>&1 & building=$$!; \
+	trap 'kill $$building; exit 130' INT TERM; \
+	$(BIN)/python -m pytest -m 'not browser' $(BUILDING:%=--ignore=%); others=$$?; \
+	wait $$building; status=$$?; cat build/test-building.log; \
+	[ $$others -eq 0 ] && [ $$status -eq 0 ]
 
 # BOOK=book/_build/html reads another book than the smoke one, which is built if it is not there.
 test-browser: $(INSTALLED)
@@ -80,7 +87,7 @@ bench: $(INSTALLED)
 
 # Stopped and called again, it goes on. CHAPTER may be one of its records, such as pruning_resnet20,
 # and OPTIONS change settings: OPTIONS="--preset smoke --steps 200". gpu-record is its older name.
-CHAPTER ?= 12_cifar10
+CHAPTER ?= 13_cifar10
 record gpu-record: $(INSTALLED)
 	$(BIN)/python -m ntklc_helpers.experiments $(CHAPTER) --output build/records \
 	    --results book/results $(OPTIONS)

@@ -55,7 +55,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=SETTINGS["rounds"])
     arguments = parser.parse_args()
     settings = SETTINGS | {"widths": arguments.widths, "rounds": arguments.rounds}
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    for folder in (arguments.output, arguments.results):
+        folder.mkdir(parents=True, exist_ok=True)
     kept = []
     for width in settings["widths"]:
         path = arguments.output / f"{width}.json"

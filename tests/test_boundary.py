@@ -305,6 +305,7 @@ STATISTICS = {
     "psi": vector(STATS.psi),
     "J": samples(STATS.J),
     "p": whole(4),
+    "squares": samples(np.diag([1.0, 2.0, 4.0]), kernel=True),
 }
 
 # Every function and class of nh, with arguments that are fine; methods after their class.

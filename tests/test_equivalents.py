@@ -288,7 +288,9 @@ def test_bad_input():
         ValueError, match=r"use propagate\(activations, tau0\) with the tau0 of the statistics"
     ):
         nh.ck_equivalent(X, stats, nh.propagate([RELU], 2.0)[-1])
-    with pytest.raises(ValueError, match="statistics must be Statistics, got .*ndarray"):
+    with pytest.raises(
+        ValueError, match="statistics must be Statistics, and may be None for .*ndarray"
+    ):
         nh.ck_equivalent(X, X, c)
     with pytest.raises(ValueError, match="coefficients must be LayerCoefficients, got .*tuple"):
         nh.ntk_equivalent(X, stats, nh.propagate([RELU], stats.tau0))

@@ -183,7 +183,10 @@ OTHER = nh.GaussianMixture.preset("iid", 3).sample(4)
         (lambda: nh.GaussianMixture.preset("iid", 9).statistics(0), "sample must be a Sample in"),
         (lambda: nh.GaussianMixture.preset("iid", 9).statistics(OTHER), "in dimension 9"),
         (lambda: attrs.evolve(STATISTICS, t=[1.0, np.nan]), "t must be finite"),
-        (lambda: attrs.evolve(STATISTICS, t=[1.0]), r"t, T and psi must have shapes \(2,\)"),
+        (
+            lambda: attrs.evolve(STATISTICS, t=[1.0]),
+            r"t, T, squares and psi must have shapes \(2,\)",
+        ),
         (lambda: nh.estimate_statistics(np.eye(2), [0, 2]), "a class with no sample"),
         (lambda: nh.estimate_statistics(np.eye(3), [0, 0, 1]), "two samples or more"),
     ],

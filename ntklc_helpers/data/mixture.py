@@ -45,6 +45,7 @@ class Statistics:
     psi : (n,) array, ‖z_i‖² − E‖z_i‖²
     J : (n, K) array, class indicators
     p : int, dimension of the data
+    squares : (K, K) array, p E(x_iᵀx_j)² for samples of two classes, means included; T in the limit
 
     Raises
     ------
@@ -64,14 +65,16 @@ class Statistics:
     psi: FloatArray = field(converter=lambda value: array("psi", value, 1), eq=SAME)
     J: FloatArray = field(converter=lambda value: samples("J", value), eq=SAME)
     p: int = field(converter=lambda p: whole("p", p))
+    squares: FloatArray = field(converter=lambda value: array("squares", value, 2), eq=SAME)
 
     @J.validator
     def _fit(self, attribute: Any, J: FloatArray) -> None:
         n, k = J.shape
-        if self.t.shape != (k,) or self.T.shape != (k, k) or self.psi.shape != (n,):
+        found = self.t.shape, self.T.shape, self.squares.shape, self.psi.shape
+        if found != ((k,), (k, k), (k, k), (n,)):
             raise ValueError(
-                f"t, T and psi must have shapes {(k,)}, {(k, k)} and {(n,)} to fit J, got "
-                f"{self.t.shape}, {self.T.shape} and {self.psi.shape}"
+                f"t, T, squares and psi must have shapes {(k,)}, {(k, k)}, {(k, k)} and {(n,)} to "
+                f"fit J, got {', '.join(map(str, found))}"
             )
 
     @property
@@ -180,6 +183,13 @@ class GaussianMixture:
         return flat @ flat.T / self.p
 
     @property
+    def squares(self) -> FloatArray:
+        """p E(x_iᵀx_j)² for samples of two classes, shape (K, K): T, and what the means add."""
+        M, p = self.means, self.p
+        spread = np.einsum("ai,bij,aj->ab", M, self.covariances, M, optimize=True)
+        return self.T + ((M @ M.T) ** 2 + spread + spread.T) / p
+
+    @property
     def _traces(self) -> FloatArray:
         return np.trace(self.covariances, axis1=1, axis2=2) / self.p
 
@@ -208,7 +218,7 @@ class GaussianMixture:
             raise ValueError(f"sample must be a Sample in dimension {self.p}, got {sample!r:.60}")
         psi = np.einsum("ij,ij->i", sample.noise, sample.noise) - self._traces[sample.labels]
         J = np.eye(self.n_classes)[sample.labels]
-        return Statistics(self.tau0, self.t, self.T, psi, J, self.p)
+        return Statistics(self.tau0, self.t, self.T, psi, J, self.p, self.squares)
 
 
 def estimate_statistics(X: ArrayLike, labels: ArrayLike) -> Statistics:
@@ -262,7 +272,17 @@ def estimate_statistics(X: ArrayLike, labels: ArrayLike) -> Statistics:
     t = np.sqrt(p) * (power - tau0_squared)
     psi = norms - ((J.T @ norms) / sizes)[labels]
     tau0 = unit * np.sqrt(tau0_squared)
-    return Statistics(tau0, unit**2 * t, unit**4 * p * products, unit**2 * psi, J, p)
+    T, squares = unit**4 * p * products, unit**4 * p * _mean_squares(X, labels, sizes)
+    return Statistics(tau0, unit**2 * t, T, unit**2 * psi, J, p, squares)
+
+
+def _mean_squares(X: FloatArray, labels: NDArray[np.int64], sizes: FloatArray) -> FloatArray:
+    """The mean of (x_iᵀx_j)² over pairs i ≠ j of two classes, (K, K)."""
+    moments = np.array([(x := X[labels == a]).T @ x for a in range(len(sizes))])
+    flat = moments.reshape(len(sizes), -1)
+    total, pairs = flat @ flat.T, np.outer(sizes, sizes)
+    own = np.bincount(labels, np.einsum("ij,ij->i", X, X) ** 2)
+    return (total - np.diag(own)) / (pairs - np.diag(sizes))
 
 
 def _root(covariance: FloatArray, a: int) -> FloatArray:

@@ -12,8 +12,8 @@ from . import command, pruning_sweep, readouts
 
 RECORDS: command.Records = {"cifar10_vgg19": readouts.PRESETS, **pruning_sweep.PRESETS}
 CHAPTERS = {
-    "12_cifar10": ["cifar10_vgg19"],
-    "14_random_pruning": ["pruning_resnet20", "pruning_resnet50"],
+    "13_cifar10": ["cifar10_vgg19"],
+    "15_random_pruning": ["pruning_resnet20", "pruning_resnet50"],
 }
 
 main = partial(command.main, RECORDS, CHAPTERS, __doc__.partition("\n\n")[0])

@@ -14,7 +14,7 @@ from attrs import frozen
 
 from .._checks import one_of, positive, same_length, whole
 from ..theory.activations import AnyActivation, Quantized, activation_list
-from ..theory.equivalents import LayerCoefficients, propagate
+from ..theory.coefficients import LayerCoefficients, propagate
 from ..theory.moments import gaussian_moments
 from .certificates import Certificate, certify, certify_all
 from .layerwise import staircases_for

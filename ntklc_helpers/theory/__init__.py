@@ -2,13 +2,9 @@
 
 from .._face import promised as _promised
 from .activations import Activation, Quantized, activation, activation_names, sigma_q, sigma_t
-from .equivalents import (
-    KernelEquivalent,
-    ck_equivalent,
-    ntk_equivalent,
-    propagate,
-    published_kappa_squared,
-)
+from .angle import angle_series, polynomial_equivalent
+from .coefficients import propagate, published_kappa_squared
+from .equivalents import ck_equivalent, ntk_equivalent
 from .gaussian import GaussianMoments
 from .infinite import limit_kernels
 from .metrics import (
@@ -22,6 +18,7 @@ from .metrics import (
 )
 from .moments import gaussian_moments
 from .networks import RandomMLP, empirical_ck, empirical_ntk
+from .operators import KernelEquivalent
 from .pruned import first_layer_correction, pruned_limit_kernels
 from .spectrum import limiting_spectrum
 from .weights import (
@@ -33,5 +30,6 @@ from .weights import (
     Ternary,
     draw_ternary,
 )
+from .width import width_law, width_outliers
 
 __all__ = _promised(vars())

@@ -13,7 +13,8 @@ from scipy.linalg import eigvalsh
 from .._checks import FloatArray, class_labels, samples
 from ..data.mixture import estimate_statistics
 from .activations import AnyActivation
-from .equivalents import ck_equivalent, propagate
+from .coefficients import propagate
+from .equivalents import ck_equivalent
 from .infinite import limit_kernels
 from .metrics import leading_eigenpairs, principal_cosines, relative_error
 

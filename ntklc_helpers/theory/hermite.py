@@ -129,12 +129,7 @@ def series(
     >>> square.round(4), k.round(4)
     (array([0.3943]), array([0.1863]))
     """
-    extremes = np.array([scale.min(), scale.max()])
-    if not extremes[1] <= _LARGEST_SCALE:
-        raise ValueError(
-            f"activation {activation.name!r} has inputs of standard deviation {extremes[1]:.3g}, "
-            f"and its kernel is found up to {_LARGEST_SCALE:g}: bring X to rows of norm about 1"
-        )
+    extremes = _extremes(activation, scale)
     for degree in _DEGREES:
         halvings, expansion = _resolve(activation, extremes, degree)
         tail = _tails(activation, expansion, extremes).max(axis=0)
@@ -156,6 +151,39 @@ def series(
     slope_square = np.full_like(scale, np.inf) if activation.has_jump else table[:, -1]
     found = HermiteSeries(activation, halvings, log_tail, reach, parity)
     return found, inputs, table[:, -2], slope_square
+
+
+def coefficients(
+    activation: AnyActivation, scale: FloatArray, degree: int
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """c_0 … c_degree (degree + 1, n) of σ(aξ) at scales a (n,), E σ² and E σ'² (n,).
+
+    Errors as for :func:`series`.
+
+    Examples
+    --------
+    >>> from ntklc_helpers.theory.hermite import coefficients
+    >>> c, _, _ = coefficients(nh.activation("quadratic"), np.array([1.0]), 2)
+    >>> np.abs(c).round(4).ravel().tolist()
+    [1.0, 0.0, 1.4142]
+    """
+    extremes = _extremes(activation, scale)
+    halvings, _ = _resolve(activation, extremes, degree)
+    largest = float(extremes[1])
+    check_derivative(activation, largest, hermite_integrals(activation, largest, halvings))
+    table = _expand(activation, scale, degree, halvings).T
+    slope_square = np.full_like(scale, np.inf) if activation.has_jump else table[-1]
+    return table[:-2], table[-2], slope_square
+
+
+def _extremes(activation: AnyActivation, scale: FloatArray) -> FloatArray:
+    extremes = np.array([scale.min(), scale.max()])
+    if not extremes[1] <= _LARGEST_SCALE:
+        raise ValueError(
+            f"activation {activation.name!r} has inputs of standard deviation {extremes[1]:.3g}, "
+            f"and its kernel is found up to {_LARGEST_SCALE:g}: bring X to rows of norm about 1"
+        )
+    return extremes
 
 
 def _expand(

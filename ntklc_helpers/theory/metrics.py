@@ -12,7 +12,7 @@ from scipy.sparse.linalg import ArpackError, eigsh
 from scipy.stats import linregress
 
 from .._checks import array, positive, same_length, samples, whole
-from .equivalents import KernelEquivalent
+from .operators import KernelEquivalent
 
 FloatArray = NDArray[np.float64]
 

@@ -36,7 +36,7 @@ def gaussian_moments(activation: AnyActivation, tau: float = 1.0) -> GaussianMom
     Returns
     -------
     GaussianMoments
-        They enter the recursions of :func:`~ntklc_helpers.theory.equivalents.propagate`.
+        They enter the recursions of :func:`~ntklc_helpers.theory.coefficients.propagate`.
 
     Raises
     ------

@@ -10,9 +10,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import block_diag, eigh
 from scipy.optimize import brentq
 
-from .._checks import array, number, whole
+from .._checks import array, number, one_of, whole
 from ..data.mixture import GaussianMixture
-from .equivalents import LayerCoefficients, structure
+from .angle import angle_series
+from .coefficients import LayerCoefficients
+from .equivalents import structure
 from .resolvent import Bulk, covariances
 
 FloatArray = NDArray[np.float64]
@@ -103,12 +105,17 @@ class Outlier:
 
 
 def limiting_spectrum(
-    mixture: GaussianMixture, n: int, coefficients: LayerCoefficients, kernel: str = "ck"
+    mixture: GaussianMixture,
+    n: int,
+    coefficients: LayerCoefficients,
+    kernel: str = "ck",
+    order: str = "limit",
 ) -> tuple[SpectralDensity, tuple[Outlier, ...]]:
     """Where the eigenvalues of a kernel's equivalent lie, for n samples of a mixture.
 
     ``coefficients`` are those of the layer wanted, ``propagate(activations, mixture.tau0)[-1]``;
-    ``kernel`` is ``"ck"`` or ``"ntk"``.
+    ``kernel`` is ``"ck"`` or ``"ntk"``; ``order="finite"`` takes in what lengths and means still
+    do at the mixture's own dimension.
 
     Returns
     -------
@@ -134,6 +141,11 @@ def limiting_spectrum(
     eigenvalues cross 0 downwards, once each, so no root is missed. At a null vector (x, y) the
     residue of the resolvent gives ``|uᵀj_a|² = p x_a² / (yᵀW'y)``.
 
+    At finite size ψ gives way to the deviation of u₀ (see :func:`ck_equivalent`) from its mean in
+    the class, t to those means, T to p E(x_iᵀx_j)², and α₁ to that at the mean length; that
+    ‖x_i‖² varies with μ_aᵀz_i makes it depend on Zᵀμ_a, and W gets an entry between the two. Of
+    order p^(−1/2) or less is left out: that the coefficients of single samples differ elsewhere.
+
     Takes a second at p = 1,000 where the covariances have common eigenvectors; otherwise each of
     some thousand evaluations inverts a p × p matrix, minutes at that size.
 
@@ -149,12 +161,17 @@ def limiting_spectrum(
     sizes = mixture.class_sizes(whole("n", n))
     scale, A, shift = structure(coefficients, kernel, mixture)
     ratios, spread = sizes / mixture.p, 2 * mixture.T.diagonal()
+    slope = np.zeros(len(ratios))
+    if one_of("order", order, ("limit", "finite")) == "finite":
+        scale, A, shift, spread, slope = _finite_structure(coefficients, kernel, mixture)
     if scale * mixture.tau0**2 <= _NEGLIGIBLE * shift:
         density = SpectralDensity(np.empty((0, 2)), shift, 1.0, np.empty((0, 1)))
         return density, _outliers_without_bulk(A, ratios, spread, shift)
     L, singular, Rt = np.linalg.svd(mixture.means.T, full_matrices=False)
     rank = int((singular > 1e-12 * max(singular[0], 1.0)).sum())
-    bulk = Bulk(covariances(mixture, L[:, :rank]), ratios)
+    along = np.einsum("aij,aj,a->ia", mixture.covariances, mixture.means, 2 * slope)
+    directions = np.hstack([L[:, :rank], along / np.sqrt(mixture.p)])
+    bulk = Bulk(covariances(mixture, directions), ratios)
     support = bulk.support()
     density = _density(bulk, support, scale, shift)
     R, A, k = Rt[:rank].T * singular[:rank], A / scale, len(ratios)
@@ -173,6 +190,29 @@ def limiting_spectrum(
         for z, alignment in pencil.roots(left, right)
     ]
     return density, tuple(sorted(found, key=lambda outlier: -outlier.value))
+
+
+def _finite_structure(
+    coefficients: LayerCoefficients, kernel: str, mixture: GaussianMixture
+) -> tuple[float, FloatArray, float, FloatArray, FloatArray]:
+    """α_1, A, ρ, p times the variance of u_0 in each class (K,), and its slope in ‖x‖² (K,)."""
+    M, C, p, k = mixture.means, mixture.covariances, mixture.p, mixture.n_classes
+    lengths = (np.trace(C, axis1=1, axis2=2) + np.sum(M**2, axis=1)) / p
+    along = np.einsum("ai,aij,aj->a", M, C, M)
+    deviation = np.sqrt(2 * mixture.T.diagonal() * p + 4 * along) / p
+    middle = float(mixture.proportions @ lengths)
+    at = np.array([middle, *(lengths - deviation), *(lengths + deviation)])
+    tau0 = coefficients.tau0
+    series = angle_series(coefficients.activations, at, 1, kernel=kernel, tau0=tau0)
+    linear, constant = (part[:, 0] for part in series.linear_part(at))
+    scale, (below, above) = float(linear[0] ** 2 / middle), constant[1:].reshape(2, k)
+    mean, half = (above + below) / 2, (above - below) / 2
+    gain = coefficients.alpha if kernel == "ck" else coefficients.beta
+    A = np.ones((k + 1, k + 1))
+    A[:k, :k] = p * np.outer(mean, mean) + gain[2] * mixture.squares
+    A[:k, k] = A[k, :k] = np.sqrt(p) * mean
+    diagonal = (series.basis(lengths) @ series.diagonal) - mean**2 - half**2 - scale * lengths
+    return scale, A, float(mixture.proportions @ diagonal), p * half**2, half / deviation
 
 
 def _density(
@@ -219,9 +259,14 @@ class _Pencil:
         dg = g * (-1 / z - slope / (1 + delta))
         x = bulk.ratios / (1 + delta)
         F, dF = bulk.covariances.forms(x, z, -x * slope / (1 + delta))
-        r, weight = bulk.ratios, bulk.ratios * self.spread
-        W = block_diag(np.diag(r * g), np.eye(len(F)) + z * F, weight @ g)
-        return W, block_diag(np.diag(r * dg), F + z * dF, weight @ dg)
+        r, weight, k = bulk.ratios, bulk.ratios * self.spread, len(delta)
+        rank = len(F) - k
+        (F, along), (dF, d_along) = ((f[:rank, :rank], f[:rank, rank:]) for f in (F, dF))
+        W = block_diag(np.diag(r * g), np.eye(rank) + z * F, weight @ g)
+        dW = block_diag(np.diag(r * dg), F + z * dF, weight @ dg)
+        W[k:-1, -1] = W[-1, k:-1] = -z * along @ (r * g)
+        dW[k:-1, -1] = dW[-1, k:-1] = -(along + z * d_along) @ (r * g) - z * along @ (r * dg)
+        return W, dW
 
     def matrix(self, z: float) -> FloatArray:
         W, identity = self.limit(z)[0], np.eye(len(self.couplings))
