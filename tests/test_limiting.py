@@ -233,6 +233,6 @@ def test_bad_input_names_the_argument():
     with pytest.raises(ValueError, match="made for tau0=2"):
         nh.limiting_spectrum(mixture, 40, nh.propagate([RELU], tau0=2.0)[-1])
     jumping = last([nh.activation("sign")], mixture)
-    with pytest.raises(ValueError, match="kappa is infinite"):
+    with pytest.raises(ValueError, match="coefficients must not have a jump"):
         nh.limiting_spectrum(mixture, 40, jumping, kernel="ntk")
     assert nh.limiting_spectrum(mixture, 40, jumping)[0].atom_mass > 0

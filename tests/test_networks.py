@@ -196,6 +196,6 @@ def test_bad_inputs_name_the_argument():
     with pytest.raises(ValueError, match="batch_size must be"):
         net.features(data(), batch_size=0)
     jumping = network(activations=(RELU, nh.sigma_t(-1.0, 1.0, 1.0)))
-    with pytest.raises(ValueError, match="'sigma_t'.* have a jump"):
+    with pytest.raises(ValueError, match="net must not have a jump.*'sigma_t'"):
         nh.empirical_ntk(jumping, data())
     assert np.isfinite(nh.empirical_ck(jumping, data())).all()

@@ -221,6 +221,11 @@ class GaussianMixture:
         return Statistics(self.tau0, self.t, self.T, psi, J, self.p, self.squares)
 
 
+def class_means(X: FloatArray, J: FloatArray) -> FloatArray:
+    """Means (K, p) of the rows of X (n, p) in each of the classes that J (n, K) indicates."""
+    return (J.T @ X) / J.sum(axis=0)[:, None]
+
+
 def estimate_statistics(X: ArrayLike, labels: ArrayLike) -> Statistics:
     """The same :class:`Statistics` estimated from data, each class centred at its own mean.
 
@@ -257,7 +262,7 @@ def estimate_statistics(X: ArrayLike, labels: ArrayLike) -> Statistics:
     # A power of two, so nothing is rounded; fourth powers of small entries would vanish.
     unit = float(np.ldexp(1.0, np.frexp(np.abs(X).max())[1]))
     X = X / unit
-    noise = X - ((J.T @ X) / sizes[:, None])[labels]
+    noise = X - class_means(X, J)[labels]
     norms = np.einsum("ij,ij->i", noise, noise)
     power = (J.T @ norms) / (sizes - 1)
     tau0_squared = float(sizes @ power / n)

@@ -15,7 +15,7 @@ from attrs import frozen
 from .._checks import one_of, positive, same_length, whole
 from ..theory.activations import AnyActivation, Quantized, activation_list
 from ..theory.coefficients import LayerCoefficients, propagate
-from ..theory.moments import gaussian_moments
+from ..theory.moments import layer_moments
 from .certificates import Certificate, certify, certify_all
 from .layerwise import staircases_for
 from .paper import paper_scheme, sigma_t_network
@@ -162,8 +162,7 @@ def match(
     if paper and (objective, grid) != ("exact", "free"):
         raise ValueError('levels="paper" fixes objective and grid; leave them out')
     original = propagate(acts, tau0)
-    scales = [tau0, *(layer.tau for layer in original[:-1])]
-    moments = [gaussian_moments(a, t) for a, t in zip(acts, scales, strict=True)]
+    moments = tuple(layer_moments(acts, tau0))
     shares = np.stack([demanded_shares(g) for g in moments])
     proof, reason = certify(shares, counts), ""
     if paper:

@@ -8,7 +8,7 @@ kernels and the torch module that computes it are optional.
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -434,6 +434,15 @@ def from_module(module: nn.Module) -> Activation:
             return entry.make(name, dict(zip(entry.params, values, strict=True)))
     known = dict.fromkeys(entry.module.__name__ for entry in _ENTRIES.values() if entry.module)
     raise TypeError(f"module must be an activation among {', '.join(known)}, got {module!r}")
+
+
+def refuse_jumps(argument: str, activations: Iterable[AnyActivation]) -> None:
+    """Raise ValueError if an activation has a jump, after which there is no tangent kernel."""
+    if jumping := [activation.name for activation in activations if activation.has_jump]:
+        raise ValueError(
+            f"{argument} must not have a jump, as {jumping} have: E[σ'²] = ∞, so the diagonal of "
+            "the neural tangent kernel does not exist"
+        )
 
 
 def activation_list(argument: str, values: Any) -> tuple[AnyActivation, ...]:

@@ -16,12 +16,12 @@ from attrs import frozen
 from numpy.polynomial.chebyshev import chebpts1, chebvander
 from numpy.typing import ArrayLike
 
-from .._checks import array, inside, one_of, positive, samples, whole
-from .activations import AnyActivation, activation_list
+from .._checks import array, inside, one_of, samples, whole
+from .activations import AnyActivation, activation_list, refuse_jumps
 from .duals import TINY, FloatArray
-from .hermite import coefficients
-from .moments import gaussian_moments
-from .operators import KernelEquivalent
+from .hermite import chebyshev_coefficients, coefficients
+from .moments import centres
+from .operators import KernelEquivalent, low_rank_diagonal
 
 # Squared lengths below this share of the largest count as that large.
 _SHORTEST = 1e-12
@@ -66,7 +66,7 @@ class AngleSeries:
         if m == 1:
             return np.ones((len(at), 1))
         place = (2 * at - low - high) / (high - low)
-        return chebvander(place, m - 1) @ np.linalg.inv(chebvander(chebpts1(m), m - 1))
+        return chebvander(place, m - 1) @ chebyshev_coefficients(m)
 
     def factor(self, k: int, squared: ArrayLike, accuracy: float = _ACCURACY) -> FloatArray:
         """F (n, r) with φ_k ≈ F Fᵀ at squared lengths (n,), r as small as ``accuracy`` allows.
@@ -94,8 +94,7 @@ class AngleSeries:
         """
         X = samples("X", X)
         order = self.order if order is None else whole("order", order, 0, self.order)
-        squared = np.einsum("ij,ij->i", X, X)
-        unit = X / np.sqrt(np.maximum(squared, TINY))[:, None]
+        unit, squared = unit_rows(X)
         cosine, basis = np.clip(unit @ unit.T, -1, 1), self.basis(squared)
         total = np.zeros_like(cosine)
         for term in self.terms[order::-1]:
@@ -103,6 +102,12 @@ class AngleSeries:
             total += basis @ term @ basis.T
         np.fill_diagonal(total, basis @ self.diagonal)
         return total
+
+
+def unit_rows(X: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Rows of X (n, p) at length 1, but for rows of 0, and their squared lengths (n,)."""
+    squared = np.einsum("ij,ij->i", X, X)
+    return X / np.sqrt(np.maximum(squared, TINY))[:, None], squared
 
 
 def angle_series(
@@ -155,24 +160,19 @@ def angle_series(
     squared = array("squared", squared, 1)
     order = whole("order", order, 0)
     one_of("kernel", kernel, ("ck", "ntk"))
-    if kernel == "ntk" and any(layer.has_jump for layer in layers):
-        raise ValueError(
-            "activations must not have a jump for kernel='ntk': E[σ'²] = ∞, so the diagonal of the "
-            "neural tangent kernel does not exist"
-        )
+    if kernel == "ntk":
+        refuse_jumps("activations", layers)
     if not squared.size or squared.max() <= 0:
         raise ValueError("squared must hold a positive length")
-    if center:
-        tau0 = positive("tau0", float(np.sqrt(squared.mean())) if tau0 is None else tau0)
+    means = list(centres(layers, squared, center, tau0))
     span = (max(float(squared.min()), _SHORTEST * float(squared.max())), float(squared.max()))
     low, high = np.sqrt(span)
-    centres = _centres(layers, tau0) if center and tau0 is not None else [0.0] * len(layers)
     if span[1] <= span[0] * (1 + 1e-12):
-        return AngleSeries(span, *_compose(layers, centres, np.array([span[1]]), order, kernel))
+        return AngleSeries(span, *_compose(layers, means, np.array([span[1]]), order, kernel))
     found = None
     for m in _NODES:
         at = ((low + high) / 2 + (high - low) / 2 * chebpts1(m)) ** 2
-        finer = AngleSeries(span, *_compose(layers, centres, at, order, kernel))
+        finer = AngleSeries(span, *_compose(layers, means, at, order, kernel))
         if found is not None and _same(found, finer, at):
             return finer
         found = finer
@@ -180,15 +180,6 @@ def angle_series(
         "squared must not hold lengths at which the activations behave so differently; "
         f"they span {span[0]:.3g} to {span[1]:.3g}"
     )
-
-
-def _centres(layers: Sequence[AnyActivation], tau: float) -> list[float]:
-    found = []
-    for activation in layers:
-        moments = gaussian_moments(activation, tau)
-        found.append(moments.mean)
-        tau = float(np.sqrt(moments.variance))
-    return found
 
 
 def _same(coarse: AngleSeries, fine: AngleSeries, squared: FloatArray) -> bool:
@@ -202,7 +193,7 @@ def _same(coarse: AngleSeries, fine: AngleSeries, squared: FloatArray) -> bool:
 
 def _compose(
     layers: Sequence[AnyActivation],
-    centres: Sequence[float],
+    means: Sequence[float],
     squared: FloatArray,
     order: int,
     kernel: str,
@@ -212,7 +203,7 @@ def _compose(
     if order:
         K[1] = np.sqrt(np.outer(squared, squared))
     N, variance, ntk_diagonal = K, squared, squared
-    for activation, centre in zip(layers, centres, strict=True):
+    for activation, centre in zip(layers, means, strict=True):
         scale = np.sqrt(variance)
         rho = K / np.outer(scale, scale)
         c, square, slope_square = coefficients(activation, scale, _terms(rho[0], order))
@@ -265,10 +256,19 @@ class PolynomialEquivalent(KernelEquivalent):
         What the eigenvectors left out amount to, likewise, measured by power iteration.
     """
 
-    order: int
-    rank: int
-    truncation: float
-    error: float
+    def __init__(
+        self,
+        X: FloatArray,
+        V: FloatArray,
+        A: FloatArray,
+        shift: FloatArray,
+        order: int,
+        truncation: float,
+        error: float,
+    ) -> None:
+        super().__init__(X, V, A, 1, shift)
+        self.order, self.rank = order, V.shape[1]
+        self.truncation, self.error = truncation, error
 
 
 @frozen(eq=False)
@@ -353,25 +353,22 @@ def polynomial_equivalent(
     tolerance, seed = inside("tolerance", tolerance), whole("seed", seed, 0)
     most = max(0, len(X) // 4 - 1) if rank is None else whole("rank", rank, 0, len(X))
     top = _MOST_ORDERS if order is None else whole("order", order, 1)
-    squared = np.einsum("ij,ij->i", X, X)
+    unit, squared = unit_rows(X)
     series = angle_series(activations, squared, top, kernel=kernel, tau0=tau0, center=center)
     basis = series.basis(squared)
     diagonal = basis @ series.diagonal
-    unit = X / np.sqrt(np.maximum(squared, 1e-300))[:, None]
     weights, constant = series.linear_part(squared)
-    linear = KernelEquivalent(unit * weights, constant, np.eye(1), 1, 0)
+    scaled = unit * weights
+    linear = KernelEquivalent(scaled, constant, np.eye(1), 1, 0)
     size = max(float(linear.leading(1)[0][0]), float(diagonal.max()))
     tails = _tails(series, basis, diagonal)
-    order, truncation = _choose(unit, tails, order, tolerance * size / 2)
+    order, bound = _choose(unit, tails, order, tolerance * size / 2)
     factors = _without_linear_part(series, squared, order)
-    allowed = max(tolerance * size - truncation, tolerance * size / 2)
-    values, vectors, error = _leading(unit, factors, most, allowed, seed)
+    allowed = max(tolerance * size - bound, tolerance * size / 2)
+    values, vectors, left = _leading(unit, factors, most, allowed, seed)
     V, A = np.hstack([constant, vectors]), np.diag(np.append(1.0, values))
-    off = np.einsum("ij,ij->i", V @ A, V) + weights[:, 0] ** 2 * (squared > 0)
-    found = PolynomialEquivalent(unit * weights, V, A, 1, diagonal - off)
-    found.order, found.rank = order, V.shape[1]
-    found.truncation, found.error = truncation / size, error / size
-    return found
+    shift, shares = diagonal - low_rank_diagonal(scaled, V, A), (bound / size, left / size)
+    return PolynomialEquivalent(scaled, V, A, shift, order, *shares)
 
 
 def _without_linear_part(

@@ -8,8 +8,8 @@ import numpy as np
 from attrs import field, frozen
 
 from .._checks import SAME, FloatArray, one_of, positive
-from .activations import AnyActivation, activation_list
-from .moments import gaussian_moments
+from .activations import AnyActivation, activation_list, refuse_jumps
+from .moments import gaussian_moments, layer_moments
 
 
 @frozen
@@ -35,6 +35,10 @@ class LayerCoefficients:
     tau0: float
     activations: tuple[AnyActivation, ...]
 
+    def gain(self, kernel: str) -> FloatArray:
+        """α of the kernel ``"ck"``, β of ``"ntk"``."""
+        return self.alpha if kernel == "ck" else self.beta
+
 
 def propagate(
     activations: Sequence[AnyActivation | str], tau0: float = 1.0
@@ -54,12 +58,11 @@ def propagate(
     >>> last.alpha.round(9).tolist(), last.beta.round(9).tolist(), round(last.tau, 9)
     ([1.0, 0.0, 0.0, 1.0], [3.0, 0.0, 0.0], 0.5)
     """
-    tau = tau0 = positive("tau0", tau0)
+    tau0 = positive("tau0", tau0)
     alpha, beta = np.array([1.0, 0.0, 0.0, 1.0]), np.array([1.0, 0.0, 0.0])
     kappa_squared, layers = tau0**2, []
     given = tuple(activation_list("activations", activations))
-    for depth, activation in enumerate(given, 1):
-        g = gaussian_moments(activation, tau)
+    for depth, g in enumerate(layer_moments(given, tau0), 1):
         d1_2, d2_2, (a1, a2, a3, a4) = g.d1**2, g.d2**2, alpha
         cross = np.array([0.0, 0.0, d2_2 * a1 * beta[0]])
         a2, a3 = d1_2 * a2 + d2_2 * a4**2 / 4, d1_2 * a3 + d2_2 * a1**2 / 2
@@ -89,29 +92,26 @@ def published_kappa_squared(
     for slip in slips:
         one_of("slips", slip, ("start", "late", "squared"))
     layers = activation_list("activations", activations)
-    taus = [tau0, *(layer.tau for layer in propagate(layers, tau0))]
+    moments = layer_moments(layers, positive("tau0", tau0))
+    if "late" in slips:
+        late = zip(layers, moments, strict=True)
+        moments = (gaussian_moments(layer, g.variance**0.5) for layer, g in late)
     kappa_squared = tau0 if "start" in slips else tau0**2
-    for activation, tau in zip(layers, taus["late" in slips :], strict=False):
-        g = gaussian_moments(activation, tau)
+    for g in moments:
         kappa_squared = g.variance + g.derivative_power * kappa_squared
     return kappa_squared**2 if "squared" in slips else kappa_squared
 
 
-def diagonal_of(coefficients: LayerCoefficients, kernel: str, tau0: float) -> float:
-    """The diagonal of the kernel in the limit, if it exists and the coefficients fit the data."""
+def diagonal_of(coefficients: LayerCoefficients, kernel: str, tau0: float | None = None) -> float:
+    """The diagonal of the kernel in the limit, if it exists and the coefficients are for τ₀."""
     if not isinstance(coefficients, LayerCoefficients):
         raise ValueError(f"coefficients must be LayerCoefficients, got {type(coefficients)}")
-    if abs(coefficients.tau0 - tau0) > 1e-9 * tau0:
+    if tau0 is not None and abs(coefficients.tau0 - tau0) > 1e-9 * tau0:
         raise ValueError(
             f"coefficients were made for tau0={coefficients.tau0:.6g}, not {tau0:.6g}; use "
             "propagate(activations, tau0) with the tau0 of the statistics or the mixture"
         )
-    root = (
-        coefficients.tau if one_of("kernel", kernel, ("ck", "ntk")) == "ck" else coefficients.kappa
-    )
-    if not np.isfinite(root):
-        raise ValueError(
-            "coefficients.kappa is infinite: an activation with a jump has E[σ'²] = ∞, so the "
-            "diagonal of the neural tangent kernel does not exist"
-        )
-    return root**2
+    if one_of("kernel", kernel, ("ck", "ntk")) == "ck":
+        return coefficients.tau**2
+    refuse_jumps("coefficients", coefficients.activations)
+    return coefficients.kappa**2

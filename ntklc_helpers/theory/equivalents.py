@@ -13,10 +13,10 @@ from scipy.linalg import block_diag
 
 from .._checks import one_of, samples
 from ..data.mixture import GaussianMixture, Statistics
-from .angle import angle_series, polynomial_equivalent
+from .angle import angle_series, polynomial_equivalent, unit_rows
 from .coefficients import LayerCoefficients, diagonal_of
-from .duals import TINY, FloatArray
-from .operators import KernelEquivalent
+from .duals import FloatArray
+from .operators import KernelEquivalent, low_rank_diagonal
 
 
 def ck_equivalent(
@@ -98,7 +98,7 @@ def _equivalent(
 ) -> KernelEquivalent:
     one_of("order", order, ("limit", "finite"))
     if statistics is None and order == "finite":
-        diagonal_of(coefficients, kernel, getattr(coefficients, "tau0", 1.0))
+        diagonal_of(coefficients, kernel)
         layers, tau0 = coefficients.activations, coefficients.tau0
         return polynomial_equivalent(X, layers, kernel=kernel, tau0=tau0)
     if not isinstance(statistics, Statistics):
@@ -116,20 +116,15 @@ def _equivalent(
 def _at_finite_size(
     X: FloatArray, statistics: Statistics, coefficients: LayerCoefficients, kernel: str
 ) -> KernelEquivalent:
-    squared, quadratic = np.einsum("ij,ij->i", X, X), _gain(coefficients, kernel)[2]
+    unit, squared = unit_rows(X)
     series = angle_series(
         coefficients.activations, squared, 1, kernel=kernel, tau0=coefficients.tau0
     )
     linear, constant = series.linear_part(squared)
     V = np.hstack([constant, statistics.J / np.sqrt(statistics.p)])
-    A = block_diag(1.0, quadratic * statistics.squares)
-    scaled = X * (linear / np.sqrt(np.maximum(squared, TINY))[:, None])
-    off = np.einsum("ij,ij->i", scaled, scaled) + np.einsum("ij,ij->i", V @ A, V)
-    return KernelEquivalent(scaled, V, A, 1.0, series.basis(squared) @ series.diagonal - off)
-
-
-def _gain(coefficients: LayerCoefficients, kernel: str) -> FloatArray:
-    return coefficients.alpha if kernel == "ck" else coefficients.beta
+    A = block_diag(1.0, coefficients.gain(kernel)[2] * statistics.squares)
+    scaled, diagonal = unit * linear, series.basis(squared) @ series.diagonal
+    return KernelEquivalent(scaled, V, A, 1.0, diagonal - low_rank_diagonal(scaled, V, A))
 
 
 def structure(
@@ -137,7 +132,7 @@ def structure(
 ) -> tuple[float, FloatArray, float]:
     """α₁, A and ρ of the equivalent α₁XXᵀ + VAVᵀ + ρI for ``"ck"``, their like for ``"ntk"``."""
     diagonal = diagonal_of(coefficients, kernel, data.tau0)
-    gain = _gain(coefficients, kernel)
+    gain = coefficients.gain(kernel)
     t = np.append(data.t, 1.0)
     A = gain[1] * np.outer(t, t)
     A[:-1, :-1] += gain[2] * data.T

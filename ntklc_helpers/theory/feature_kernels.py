@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import eigvalsh
 
 from .._checks import FloatArray, class_labels, samples
-from ..data.mixture import estimate_statistics
+from ..data.mixture import class_means, estimate_statistics
 from .activations import AnyActivation
 from .coefficients import propagate
 from .equivalents import ck_equivalent
@@ -72,7 +72,7 @@ def _reading(
     equivalent = ck_equivalent(X, stats, propagate(activations, stats.tau0)[-1])
     K, _ = limit_kernels(X, activations, tau0=stats.tau0, ntk=False)
     plane = leading_eigenpairs(K, directions)[1]
-    noise, p = X - _class_means(X, labels), X.shape[1]
+    noise, p = X - stats.J @ class_means(X, stats.J), X.shape[1]
     return FeatureKernels(
         tau0=stats.tau0,
         t=stats.t,
@@ -89,9 +89,5 @@ def _reading(
 
 def between_classes(X: FloatArray, labels: NDArray[np.int64]) -> float:
     """Share of the mean squared norm of centred rows X, (n, p), that their class means make up."""
-    return float(np.sum(_class_means(X, labels) ** 2) / np.sum(X**2))
-
-
-def _class_means(X: FloatArray, labels: NDArray[np.int64]) -> FloatArray:
-    """The mean of each row's class, (n, p)."""
-    return np.array([X[labels == a].mean(axis=0) for a in range(labels.max() + 1)])[labels]
+    means = class_means(X, np.eye(labels.max() + 1)[labels])[labels]
+    return float(np.sum(means**2) / np.sum(X**2))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from attrs import frozen
 from numpy.polynomial.chebyshev import chebpts1, chebvander
@@ -278,12 +280,21 @@ def _interpolate(
     middle, half = (log_scale[-1] + log_scale[0]) / 2, (log_scale[-1] - log_scale[0]) / 2
     nodes = chebpts1(points)
     values = _expand(activation, np.exp(middle + half * nodes), degree, halvings)
-    series = np.linalg.solve(chebvander(nodes, points - 1), values)
+    series = chebyshev_coefficients(points) @ values
     size = np.sqrt(np.abs(values[:, -2]).max())
     size = np.append(np.full(degree + 1, size), [size**2, np.abs(values[:, -1]).max()])
     if (np.abs(series[-2:]) > TOLERANCE / 10 * size).any():
         return None
     return chebvander((log_scale - middle) / half, points - 1) @ series
+
+
+@cache
+def chebyshev_coefficients(points: int) -> FloatArray:
+    """What turns values at so many Chebyshev points into coefficients of the polynomial there."""
+    # At these points the polynomials are orthogonal, of norm² m/2 but for the first, of m.
+    norms = np.full(points, points / 2)
+    norms[0] *= 2
+    return np.asarray(chebvander(chebpts1(points), points - 1).T / norms[:, None], np.float64)
 
 
 def pair_expectation(

@@ -15,11 +15,11 @@ import torch
 from attrs import frozen
 from numpy.typing import ArrayLike
 
-from .._checks import positive, samples
+from .._checks import samples
 from .activations import AnyActivation, activation_list
 from .duals import TINY, FloatArray, Pair
 from .hermite import series
-from .moments import gaussian_moments
+from .moments import centres
 
 # Large enough that the interpreter is seldom asked, small enough for a cache.
 _ROWS, _COLUMNS = 128, 256
@@ -103,20 +103,18 @@ def _prepare(
 ) -> tuple[list[_Layer], FloatArray, FloatArray]:
     """The layers, and the diagonals of K_L and N_L, which follow from that of K₀ alone."""
     ntk_diagonal = variance
-    if center:
-        tau = positive("tau0", float(np.sqrt(variance.mean())) if tau0 is None else tau0)
+    means = centres(activations, variance, center, tau0)
     layers = []
     pair: Callable[..., Pair]
     for activation in activations:
-        inputs, centre = np.maximum(variance, TINY), 0.0
+        inputs = np.maximum(variance, TINY)
         if (dual := activation.dual) is not None:
             pair, mean, (square, slope_square) = dual.pair, dual.mean(inputs), dual.power(inputs)
         else:
             expanded, inputs, square, slope_square = series(activation, np.sqrt(inputs))
             pair, mean = expanded.pair, inputs[0]
-        if center:
-            moments = gaussian_moments(activation, tau)
-            centre, tau = moments.mean, float(np.sqrt(moments.variance))
+        # Only now: what the series has to say of X is the better reason to refuse it.
+        centre = next(means)
         layers.append(_Layer(pair, inputs, mean, centre))
         variance = np.maximum(square - 2 * centre * mean + centre**2, 0)
         with np.errstate(invalid="ignore", over="ignore"):

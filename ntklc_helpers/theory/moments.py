@@ -6,6 +6,9 @@ every derivative onto the Gaussian weight, so kinks and jumps are no obstacle.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
+
 import numpy as np
 
 from .._checks import positive
@@ -64,6 +67,34 @@ def gaussian_moments(activation: AnyActivation, tau: float = 1.0) -> GaussianMom
             f"activation {activation.name!r} is constant at tau={tau}: it has variance 0"
         )
     return g
+
+
+def layer_moments(
+    activations: Iterable[AnyActivation], tau0: float, gains: Iterable[float] = repeat(1.0)
+) -> Iterator[GaussianMoments]:
+    """Moments of a network's layers, each at the scale that the centred ones before leave.
+
+    ``gains`` are the standard deviations of the layers' weights. Errors as for
+    :func:`gaussian_moments`, each when its layer is reached.
+
+    >>> from ntklc_helpers.theory.moments import layer_moments
+    >>> [g.tau for g in layer_moments([nh.activation("linear")] * 3, 0.5, [1, 2, 1])]
+    [0.5, 1.0, 1.0]
+    """
+    scale = tau0
+    for activation, gain in zip(activations, gains, strict=False):
+        yield (g := gaussian_moments(activation, gain * scale))
+        scale = float(np.sqrt(g.variance))
+
+
+def centres(
+    activations: Sequence[AnyActivation], squared: FloatArray, center: bool, tau0: float | None
+) -> Iterator[float]:
+    """m_1 … m_L, or zeros; τ₀ is by default that of inputs of squared lengths (n,)."""
+    if not center:
+        return iter([0.0] * len(activations))
+    scale = positive("tau0", float(np.sqrt(squared.mean())) if tau0 is None else tau0)
+    return (g.mean for g in layer_moments(activations, scale))
 
 
 def _quantized_moments(activation: Quantized, tau: float) -> GaussianMoments:

@@ -13,8 +13,8 @@ from attrs import field, frozen
 from numpy.typing import ArrayLike, NDArray
 
 from .._checks import FloatArray, checked, positive, same_length, samples, torch_device, whole
-from .activations import AnyActivation, activation_list
-from .moments import gaussian_moments
+from .activations import AnyActivation, activation_list, refuse_jumps
+from .moments import layer_moments
 from .weights import Law, law_of
 
 # Gradients worked on at once, samples times weights: as many as a cache holds.
@@ -116,12 +116,8 @@ class RandomMLP:
     @cached_property
     def centres(self) -> tuple[float, ...]:
         """m_1 … m_L."""
-        tau, means = self.tau0, []
-        for activation, law in zip(self.activations, self.laws, strict=False):
-            moments = gaussian_moments(activation, tau * law.variance**0.5)
-            means.append(moments.mean)
-            tau = float(np.sqrt(moments.variance))
-        return tuple(means)
+        gains = (law.variance**0.5 for law in self.laws)
+        return tuple(g.mean for g in layer_moments(self.activations, self.tau0, gains))
 
     def inputs(self, X: ArrayLike | torch.Tensor) -> torch.Tensor:
         """X as a tensor (n, p) on the network's device, checked."""
@@ -202,11 +198,7 @@ def _ck(net: RandomMLP, X: ArrayLike | torch.Tensor) -> FloatArray:
 
 
 def _ntk(net: RandomMLP, X: ArrayLike | torch.Tensor) -> FloatArray:
-    if jumping := [a.name for a in net.activations if a.has_jump]:
-        raise ValueError(
-            f"activations {jumping} have a jump, for which E[σ'²] is infinite: the neural tangent "
-            "kernel has no finite diagonal"
-        )
+    refuse_jumps("net", net.activations)
     with torch.no_grad():
         h, u = [net.inputs(X)], []
         for before, after in net.layers(h[0]):

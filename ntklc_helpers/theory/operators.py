@@ -15,6 +15,11 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from .._checks import FloatArray, array, number, samples, whole
 
 
+def low_rank_diagonal(X: FloatArray, V: FloatArray, A: FloatArray, scale: float = 1) -> FloatArray:
+    """The diagonal (n,) of scale · XXᵀ + V A Vᵀ."""
+    return scale * np.einsum("ij,ij->i", X, X) + np.einsum("ij,ij->i", V @ A, V)
+
+
 class KernelEquivalent(LinearOperator):
     """The n × n matrix scale · XXᵀ + V A Vᵀ + shift · I, never formed.
 
@@ -123,10 +128,9 @@ class KernelEquivalent(LinearOperator):
         kept = np.argsort(-np.abs(values))[: whole("rank", rank, most=len(values))]
         B, p = inverse @ Q[:, kept], self.X.shape[1]
         vectors, A = self.X @ B[:p] + self.V @ B[p:], np.diag(values[kept])
-        whole_part = self.scale * np.einsum("ij,ij->i", self.X, self.X)
-        whole_part += np.einsum("ij,ij->i", self.V @ self.A, self.V)
-        shift = self.shift + whole_part - np.einsum("ij,ij->i", vectors @ A, vectors)
-        return KernelEquivalent(vectors[:, :1], vectors, A, 0.0, shift)
+        diagonal = self.shift + low_rank_diagonal(self.X, self.V, self.A, self.scale)
+        X = vectors[:, :1]
+        return KernelEquivalent(X, vectors, A, 0, diagonal - low_rank_diagonal(X, vectors, A, 0))
 
     def leading(self, k: int) -> tuple[FloatArray, FloatArray]:
         """The k largest eigenvalues, descending, and their eigenvectors (n, k).

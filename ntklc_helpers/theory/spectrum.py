@@ -207,9 +207,8 @@ def _finite_structure(
     linear, constant = (part[:, 0] for part in series.linear_part(at))
     scale, (below, above) = float(linear[0] ** 2 / middle), constant[1:].reshape(2, k)
     mean, half = (above + below) / 2, (above - below) / 2
-    gain = coefficients.alpha if kernel == "ck" else coefficients.beta
     A = np.ones((k + 1, k + 1))
-    A[:k, :k] = p * np.outer(mean, mean) + gain[2] * mixture.squares
+    A[:k, :k] = p * np.outer(mean, mean) + coefficients.gain(kernel)[2] * mixture.squares
     A[:k, k] = A[k, :k] = np.sqrt(p) * mean
     diagonal = (series.basis(lengths) @ series.diagonal) - mean**2 - half**2 - scale * lengths
     return scale, A, float(mixture.proportions @ diagonal), p * half**2, half / deviation

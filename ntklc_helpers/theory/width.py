@@ -15,12 +15,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import block_diag
 from scipy.optimize import brentq
 
-from .._checks import array, one_of, same_length, samples, whole
-from ..data.mixture import Statistics
+from .._checks import array, same_length, samples, whole
+from ..data.mixture import Statistics, class_means
 from .angle import angle_series
 from .coefficients import LayerCoefficients, diagonal_of, propagate
 from .duals import FloatArray
-from .moments import GaussianMoments, gaussian_moments
+from .moments import GaussianMoments, layer_moments
 
 ComplexArray = NDArray[np.complex128]
 
@@ -61,7 +61,10 @@ class WidthLaw:
         return float(self.shift + self.weights @ levels)
 
     def pdf(self, x: ArrayLike) -> FloatArray:
-        """Density of the bulk at x (m,), smoothed over a thousandth of the mean."""
+        """Density of the bulk at x (m,), smoothed over a thousandth of the mean.
+
+        Errors as for :meth:`effective`.
+        """
         return self.effective(array("x", x, 1))[0].imag / np.pi
 
     def effective(self, x: FloatArray) -> tuple[ComplexArray, ...]:
@@ -70,6 +73,7 @@ class WidthLaw:
         ω_ℓ is the share that what is new in layer ℓ has there. Each solves
         1/ω_ℓ = 1/ξ_ℓ + (n/d_ℓ) T_ℓ with T_ℓ the mean trace of layer ℓ's kernel before its width
         counts, times the resolvent; by damped iteration, followed down from far above the axis.
+        Raises RuntimeError if that has not converged after 5,000 steps.
         """
         omega = np.ones((len(self.gain), len(x)), np.complex128)
         for height in np.geomspace(_FROM_ABOVE, _HEIGHT, 9) * self.mean:
@@ -141,6 +145,15 @@ def width_law(
     [1.9, 0.0]
     """
     X, moments, ratios = _checked(X, statistics, coefficients, widths, kernel)
+    Z = X - statistics.J @ class_means(X, statistics.J)
+    values = np.linalg.eigvalsh(Z.T @ Z if len(X) > X.shape[1] else Z @ Z.T)
+    return _law(np.maximum(values, 0), len(X), moments, ratios, kernel)
+
+
+def _law(
+    squares: FloatArray, n: int, moments: Sequence[GaussianMoments], ratios: FloatArray, kernel: str
+) -> WidthLaw:
+    """The law for data with these squared singular values, up to n of them."""
     gain = np.array([g.d1**2 for g in moments])
     scales = np.array([g.tau**2 for g in moments])
     weights, shift, power = np.ones(len(gain) + 1), 0.0, 1.0
@@ -151,10 +164,7 @@ def width_law(
             weights[layer] = weights[layer + 1] * gain[layer]
             power *= moments[layer].derivative_power
             shift += (power - weights[layer]) * scales[layer]
-    Z = X - statistics.J @ _class_means(X, statistics.J)
-    values = np.zeros(len(X))
-    found = np.linalg.eigvalsh(Z.T @ Z if len(X) > X.shape[1] else Z @ Z.T)
-    values[: len(found)] = np.maximum(found, 0)
+    values = np.pad(squares, (0, n - len(squares)))
     identity = np.array([g.variance for g in moments]) - gain * scales
     return WidthLaw(values, identity, gain, ratios, weights, float(shift))
 
@@ -171,6 +181,11 @@ def width_outliers(
     (r,) float64 array
         r may be 0.
 
+    Raises
+    ------
+    RuntimeError
+        As :meth:`WidthLaw.effective`.
+
     Notes
     -----
     With ω, ζ and ξ of :meth:`WidthLaw.effective`, λ is one where ζI + ξXXᵀ + Σ_ℓ ω_ℓ V A_ℓ Vᵀ is
@@ -185,16 +200,13 @@ def width_outliers(
     >>> nh.theory.width_outliers(sample.X, given, coefficients, [10**6]).round(1).tolist()
     [5.6, 5.1]
     """
-    law = width_law(X, statistics, coefficients, widths)
-    X, moments, _ = _checked(X, statistics, coefficients, widths, "ck")
-    means = _class_means(X, statistics.J)
+    X, moments, ratios = _checked(X, statistics, coefficients, widths, "ck")
+    means = class_means(X, statistics.J)
     U, Lambda = _low_rank(X, means, statistics, coefficients)
     news = _new_terms(statistics, coefficients, moments, widths)
-    Z = X - statistics.J @ means
-    values, B = np.linalg.eigh(Z.T @ Z)
-    kept = values > 1e-12 * max(values[-1], 1e-300)
-    values, UE = values[kept], U.T @ (Z @ B[:, kept]) / np.sqrt(values[kept])
-    square = U.T @ U
+    E, singular, _ = np.linalg.svd(X - statistics.J @ means, full_matrices=False)
+    values, UE, square = singular**2, U.T @ E, U.T @ U
+    law = _law(values, len(X), moments, ratios, "ck")
 
     def crossing(x: float) -> FloatArray:
         _, zeta, xi, omega = (part[..., 0].real for part in law.effective(np.array([x])))
@@ -253,25 +265,18 @@ def _new_terms(
     return np.array(found)
 
 
-def _class_means(X: FloatArray, J: FloatArray) -> FloatArray:
-    return (J.T @ X) / J.sum(axis=0)[:, None]
-
-
 def _checked(
     X: ArrayLike,
     statistics: Statistics,
     coefficients: LayerCoefficients,
     widths: Sequence[int],
     kernel: str,
-) -> tuple[FloatArray, list[GaussianMoments], FloatArray]:
+) -> tuple[FloatArray, tuple[GaussianMoments, ...], FloatArray]:
     if not isinstance(statistics, Statistics):
         raise ValueError(f"statistics must be Statistics, got {type(statistics)}")
     X = samples("X", X, statistics.p)
     same_length("X", list(X), "the rows of statistics", len(statistics.psi))
-    diagonal_of(coefficients, one_of("kernel", kernel, ("ck", "ntk")), statistics.tau0)
-    moments, tau = [], coefficients.tau0
-    for activation in coefficients.activations:
-        moments.append(gaussian_moments(activation, tau))
-        tau = float(np.sqrt(moments[-1].variance))
+    diagonal_of(coefficients, kernel, statistics.tau0)
+    moments = tuple(layer_moments(coefficients.activations, coefficients.tau0))
     same_length("widths", list(widths), "the layers of coefficients", len(moments))
     return X, moments, len(X) / np.array([whole("widths", width) for width in widths])
