@@ -159,11 +159,10 @@ def _ternary(
     if W is None:
         drawn = Drawn(sparsity, seed, layer)
         return drawn.matrix(shape), drawn
-    size = np.abs(W).ravel()
+    size, signs = np.abs(W).ravel(), np.sign(W).astype(np.int8)
     kept = max(1, round((1 - sparsity) * size.size))
-    flat = np.sort(np.argsort(-size, kind="stable")[:kept])
-    flat = flat[size[flat] > 0]
-    return TernaryMatrix.from_entries(shape, flat, W.ravel()[flat] < 0), None
+    signs.ravel()[np.argsort(-size, kind="stable")[kept:]] = 0
+    return TernaryMatrix.from_signs(signs), None
 
 
 @frozen(eq=False)

@@ -4,8 +4,9 @@ A product with a ternary matrix is a signed sum of the inputs that its non-zeros
 codes the sums are exact; on floats they are taken in a fixed order. Either way the result does not
 depend on the number of threads or on how samples are put into batches.
 
-For many samples the non-zeros' places are read, once for 64 of them; for few, all the weights, four
-to a byte. Which is faster depends on the share of zeros and on the processor: it is measured.
+Weights are held once, four to a byte. For many samples the non-zeros' places are listed, a few rows
+at a time, and read once for 64 samples; for few, products are taken with all the weights. Which is
+faster depends on the share of zeros and on the processor: it is measured.
 
 In a forked process, such as a worker of ``multiprocessing.Pool``, everything runs on one thread:
 OpenMP's threads do not come along, and whoever waits for them waits for ever.
@@ -27,8 +28,8 @@ from numpy.typing import NDArray
 
 from ..theory.weights import draw_ternary
 from . import kernels
-from .kernels import FLOAT_LANES, LANES, PIECE, TILE
-from .ternary import TernaryMatrix
+from .kernels import FLOAT_LANES, LANES
+from .ternary import PIECE, TernaryMatrix
 
 # Samples that are run at a time: what they take stays in the processor's memory.
 BATCH = 256
@@ -46,42 +47,8 @@ def _aligned(shape: tuple[int, ...], dtype: type | np.dtype) -> NDArray:
     return buffer[start : start + size].view(dtype).reshape(shape)
 
 
-def _up(number: int, step: int) -> int:
-    return -(-number // step) * step
-
-
 def _code_type(largest: float) -> type:
     return np.int8 if largest <= _NARROW else np.int16
-
-
-@frozen(eq=False)
-class Packed:
-    """All weights in a quarter of a byte each, as :func:`kernels.multiply` reads them.
-
-    Byte j of a row holds w + 1 of columns j, stride + j, 2 stride + j and 3 stride + j.
-    """
-
-    weights: NDArray[np.uint8]
-
-    @classmethod
-    def of(cls, matrix: TernaryMatrix) -> Packed:
-        outputs, columns = matrix.shape
-        stride, full = _up(columns, 4) // 4, _up(outputs, TILE)
-        room = np.zeros(full * stride + PIECE, np.uint8)
-        weights, dense = room[: full * stride].reshape(full, stride), matrix.to_dense()
-        for k in range(4):
-            part = dense[:, k * stride : (k + 1) * stride] + 1
-            weights[:outputs, : part.shape[1]] |= part.astype(np.uint8) << (2 * k)
-        return cls(weights)
-
-    def segments(self, codes: NDArray) -> NDArray[np.int8]:
-        """Codes (n, columns) as (n, 4, segment), a row's bytes filled up to whole pieces."""
-        stride = self.weights.shape[1]
-        found = _aligned((len(codes), 4, _up(stride, PIECE)), np.int8)
-        for k in range(4):
-            part = codes[:, k * stride : (k + 1) * stride]
-            found[:, k, : part.shape[1]] = part
-        return found
 
 
 def _alone() -> bool:
@@ -127,6 +94,15 @@ def blocks(inputs: NDArray, lanes: int, dtype: type) -> NDArray:
     return found
 
 
+def segments(codes: NDArray, stride: int) -> NDArray[np.int8]:
+    """Codes (n, columns) as (n, 4, segment), a row's bytes filled up to whole pieces."""
+    found = _aligned((len(codes), 4, -(-stride // PIECE) * PIECE), np.int8)
+    for k in range(4):
+        part = codes[:, k * stride : (k + 1) * stride]
+        found[:, k, : part.shape[1]] = part
+    return found
+
+
 @frozen(eq=False, slots=False)
 class IntegerLayer:
     """values[j], where j counts the bounds (rows, t) of row i below (T h)_i, T the weights.
@@ -162,7 +138,7 @@ class IntegerLayer:
         # A whole number exceeds x where it exceeds ⌊x⌋. What is whole but for rounding is a tie,
         # and a tie does not exceed.
         bounds = np.floor(bounds + _TIE)
-        reach, codes = int(np.diff(weights.starts).max()) * largest_code, _code_type(largest_code)
+        reach, codes = int(weights.row_nonzeros.max()) * largest_code, _code_type(largest_code)
         narrow = codes is np.int8 and reach <= np.iinfo(np.int16).max
         kind = np.iinfo(np.int16 if narrow else np.int32)
         bounds = np.clip(bounds, -kind.max, kind.max).astype(kind.dtype)
@@ -186,21 +162,13 @@ class IntegerLayer:
         return np.diff(self.table, prepend=self.table.dtype.type(0))
 
     @cached_property
-    def packed(self) -> Packed:
-        """The weights to multiply with."""
-        return Packed.of(self.weights)
-
-    @property
-    def weights_nbytes(self) -> int:
-        """Bytes of memory that weights take, in both forms where both are used."""
-        outputs, columns = self.weights.shape
-        packed = 0 if self.codes is np.float64 else _up(outputs, TILE) * _up(columns, 4) // 4
-        return self.weights.nbytes + packed
+    def nonzeros(self) -> int:
+        return self.weights.nonzeros
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory held, in the end: each form of the weights comes with its first use."""
-        return self.weights_nbytes + self.bounds.nbytes + self.values.nbytes
+        """Bytes of memory held."""
+        return self.weights.nbytes + self.bounds.nbytes + self.values.nbytes
 
     def __call__(self, inputs: NDArray, n: int) -> NDArray:
         """From n samples (n, columns), or in blocks (b, columns, lanes), to one of the two."""
@@ -213,10 +181,9 @@ class IntegerLayer:
         if self.codes is np.float64:
             lanes = FLOAT_LANES if n <= FLOAT_LANES else LANES
             return self.add_up(blocks(rows(inputs, n), FLOAT_LANES, np.float64), lanes)
-        adding, multiplying = _costs(self.codes)
-        if n * multiplying * self.weights.size < -(-n // LANES) * adding * len(
-            self.weights.columns
-        ):
+        listing, adding, multiplying = _costs(self.codes)
+        added = listing * self.weights.size + -(-n // LANES) * adding * self.nonzeros
+        if n * multiplying * self.weights.size < added:
             return self.multiply(rows(inputs, n))
         return self.add_up(blocks(inputs, LANES, self.codes), LANES)
 
@@ -225,16 +192,16 @@ class IntegerLayer:
         T, steps = self.weights, self.steps
         count = -(-inputs.shape[0] * inputs.shape[2] // lanes)
         out = _aligned((count, T.shape[0], lanes), steps.dtype)
-        places = T.starts.view(np.uint64), T.middles.view(np.uint64), T.columns
-        _add_up[_alone()](*places, inputs, self.bounds.ravel(), steps, out)
+        like = np.empty(0, np.uint16 if T.shape[1] <= 2**16 else np.uint32)
+        _add_up[_alone()](T.quarters, like, inputs, self.bounds.ravel(), steps, out)
         return out
 
     def multiply(self, inputs: NDArray) -> NDArray:
-        """(n, rows) for codes (n, columns), by the packed weights."""
+        """(n, rows) for codes (n, columns), by products with all weights."""
         out = np.empty((len(inputs), self.weights.shape[0]), self.table.dtype)
         lifts = inputs.sum(axis=1, dtype=np.int32)
-        given = self.packed.weights, self.packed.segments(inputs), lifts
-        _multiply[_alone()](*given, self.bounds.ravel(), self.table, out)
+        given = segments(inputs, self.weights.quarters.shape[1]), lifts, self.bounds.ravel()
+        _multiply[_alone()](self.weights.quarters, *given, self.table, out)
         return out
 
     def spelled(self, pieces: NDArray, n: int) -> NDArray:
@@ -248,17 +215,17 @@ class IntegerLayer:
 
 
 @cache
-def _costs(codes: type) -> tuple[float, float]:
-    """Seconds that adding takes for a non-zero and 64 samples, and multiplying a weight and one.
+def _costs(codes: type) -> tuple[float, float, float]:
+    """Seconds to list a weight, to add a non-zero of 64 samples, to multiply a weight with one.
 
     On one thread, which waits for no other: what is asked for is their ratio.
     """
-    matrix = TernaryMatrix.from_dense(draw_ternary((256, 4096), 0.9, seed=0))
+    matrix = TernaryMatrix.from_signs(draw_ternary((256, 4096), 0.9, seed=0))
     largest, values = 1 if codes is np.int8 else 127, np.arange(16, dtype=np.int8)
     shift, thresholds = np.zeros(256), np.linspace(-100, 100, 15)
     layer = IntegerLayer.prepare(matrix, largest, 1.0, shift, thresholds, values)
-    inputs = np.ones((LANES, 4096), np.int8)
-    together, threads = blocks(inputs, LANES, codes), get_num_threads()
+    inputs, threads = np.ones((4 * LANES, 4096), np.int8), get_num_threads()
+    many, few = blocks(inputs, LANES, codes), inputs[:LANES]
 
     def fastest(work: Callable[[], NDArray]) -> float:
         work()
@@ -266,13 +233,19 @@ def _costs(codes: type) -> tuple[float, float]:
 
     set_num_threads(1)
     try:
-        adding, multiplying = (
+        four, one, multiplying = (
             fastest(work)
-            for work in (lambda: layer.add_up(together, LANES), lambda: layer.multiply(inputs))
+            for work in (
+                lambda: layer.add_up(many, LANES),
+                lambda: layer.add_up(many[:1], LANES),
+                lambda: layer.multiply(few),
+            )
         )
     finally:
         set_num_threads(threads)
-    return adding / len(matrix.columns), multiplying / matrix.size / LANES
+    adding = (four - one) / 3
+    listing, adding = (one - adding) / matrix.size, adding / matrix.nonzeros
+    return listing, adding, multiplying / matrix.size / LANES
 
 
 def run(layers: Sequence[IntegerLayer], X: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -1,12 +1,14 @@
 """The two loops that a ternary layer runs, on whole vector registers.
 
-:func:`add_up` reads the places of the non-zeros, and adds for each the codes of as many samples as
-its inputs hold side by side. :func:`multiply` reads all weights, four to a byte, and multiplies
-64 of them with the codes of one sample at a time. Both count how many bounds a sum exceeds. Sums
-of whole numbers are exact in either; floats are added by the first in a fixed order.
+Both read the weights four to a byte. :func:`add_up` lists the columns of a few rows' non-zeros,
+and adds for each the codes of as many samples as its inputs hold side by side, for all of them
+before the next few rows. :func:`multiply` multiplies 64 weights with the codes of one sample at a
+time. Both count how many bounds a sum exceeds. Sums of whole numbers are exact in either; floats
+are added by the first in a fixed order.
 
 They are written for LLVM in vectors longer than a register may be, which it cuts to what the
-processor has. Only the product of bytes asks for an instruction by name, where there is one.
+processor has. The product of bytes, and a list of the bytes that are marked, ask for an instruction
+by name, where there is one.
 """
 
 from __future__ import annotations
@@ -14,21 +16,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import njit, prange, types, uintp
 from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
 
+from .ternary import PIECE, TILE
+
 # Codes of as many samples lie side by side; floats of eight, whatever the register.
 LANES, FLOAT_LANES = 64, 8
-# Rows and samples whose sums are taken at a time in a product, and bytes that it reads at a time.
-TILE, PIECE = 4, 64
-# Rows that add all that is together in a block before the next rows do, and bytes that are asked
-# of the memory before they are needed.
-TOGETHER, AHEAD = 64, 8192
+# Rows whose non-zeros are listed at a time, bytes that are asked of the memory before they are
+# needed, and non-zeros of 64 weights that are written down at once.
+TOGETHER, AHEAD, SOME = 64, 8192, 16
 _BYTE, _INT, _LONG = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _BYTES, _INTS = ir.VectorType(_BYTE, PIECE), ir.VectorType(_INT, PIECE // 4)
+_FLAGS = ir.VectorType(ir.IntType(1), PIECE)
 
 
 class Vector(types.Type):
@@ -170,9 +174,78 @@ def write(typing_context, array, place, vector):
     return types.void(array, types.uintp, vector), generate
 
 
+def _knows(context: Any, instructions: str) -> bool:
+    return f"+{instructions}" in context.codegen().magic_tuple()[-1]
+
+
+def _numbers(context: Any, builder: ir.IRBuilder, marked: Any, first: Any, to: Callable) -> None:
+    """Write which of 64 bits are set, counted from ``first``, where ``to`` says, 64 at most."""
+    kind = ir.FunctionType(_BYTES, [_BYTES, _BYTES, _FLAGS])
+    name = f"llvm.x86.avx512.mask.compress.v{PIECE}i8"
+    compress = cgutils.get_or_insert_function(builder.module, kind, name)
+    counted = ir.Constant(_BYTES, list(range(PIECE)))
+    given = counted, ir.Constant(_BYTES, None), builder.bitcast(marked, _FLAGS)
+    numbers = builder.call(compress, given)
+
+    def store(begin: int, end: int) -> None:
+        some = ir.Constant(ir.VectorType(_INT, end - begin), list(range(begin, end)))
+        row = ir.VectorType(first.type, end - begin)
+        found = builder.zext(builder.shuffle_vector(numbers, numbers, some), row)
+        place = builder.bitcast(to(_LONG(begin)), row.as_pointer())
+        stored = builder.store(builder.add(found, _everywhere(builder, first, row.count)), place)
+        stored.align = first.type.width // 8
+
+    # Most of them are few, and to store takes longest.
+    store(0, SOME)
+    with builder.if_then(builder.icmp_unsigned(">", builder.ctpop(marked), _LONG(SOME))):
+        store(SOME, PIECE)
+
+
+def _numbers_one_by_one(
+    context: Any, builder: ir.IRBuilder, marked: Any, first: Any, to: Callable
+) -> None:
+    left = cgutils.alloca_once_value(builder, marked)
+    with cgutils.for_range(builder, builder.ctpop(marked)) as loop:
+        now = builder.load(left)
+        bit = builder.cttz(now, ir.Constant(ir.IntType(1), 1))
+        builder.store(builder.add(first, builder.trunc(bit, first.type)), to(loop.index))
+        builder.store(builder.and_(now, builder.sub(now, _LONG(1))), left)
+
+
+@intrinsic
+def listed(typing_context, weights, at, turn, valid, first, columns, up, down):
+    """Write down which of 64 bytes have +1, and which −1, in two of their bits; and how many have.
+
+    The bits are those from ``turn`` on, the bytes those from ``at`` on of which the bit in
+    ``valid`` is set. What is written are their numbers, increasing, counted from ``first``: from
+    ``up`` and from ``down`` on. Behind the last of each 64 more numbers may be changed.
+    """
+
+    def generate(context, builder, signature, args):
+        W, names = (_start(context, builder, kind, args[k]) for k, kind in arrays)
+        ints = _read(builder, W, args[1], _INTS, 1)
+        turn = _everywhere(builder, builder.trunc(args[2], _INT), PIECE // 4)
+        threes = ir.Constant(_INTS, [0x03030303] * (PIECE // 4))
+        codes = builder.bitcast(builder.and_(builder.lshr(ints, turn), threes), _BYTES)
+        first = builder.trunc(args[4], context.get_data_type(columns.dtype))
+        put = _numbers if _knows(context, "avx512vbmi2") else _numbers_one_by_one
+        counts = []
+        for code, start in ((2, args[6]), (0, args[7])):
+            equal = builder.icmp_unsigned("==", codes, ir.Constant(_BYTES, [code] * PIECE))
+            marked = builder.and_(builder.bitcast(equal, _LONG), args[3])
+            start = builder.gep(names, [start])
+            put(context, builder, marked, first, lambda k, start=start: builder.gep(start, [k]))
+            counts.append(builder.ctpop(marked))
+        return context.make_tuple(builder, signature.return_type, counts)
+
+    number, arrays = types.uintp, ((0, weights), (5, columns))
+    taken = (weights, *[number] * 4, columns, number, number)
+    return types.UniTuple(number, 2)(*taken), generate
+
+
 def _fours(context: Any, builder: ir.IRBuilder, total: Any, weights: Any, codes: Any) -> Any:
     """Add products of bytes, of which the weights have no sign, to sums of four neighbours each."""
-    if "+avx512vnni" in context.codegen().magic_tuple()[-1]:
+    if _knows(context, "avx512vnni"):
         kind = ir.FunctionType(_INTS, [_INTS] * 3)
         name = "llvm.x86.avx512.vpdpbusd.512"
         function = cgutils.get_or_insert_function(builder.module, kind, name)
@@ -236,14 +309,36 @@ def products(typing_context, weights, row, stride, inputs, sample, segment, samp
 
 
 @njit
-def _signed_sums(i, starts, middles, columns, inputs, first, total):
-    group, q, middle, end = group_of(inputs), starts[i], middles[i], starts[i + uintp(1)]
-    while q + group <= middle:
+def _list(weights, start, end, width, like):
+    """Columns of some rows' +1, and of their −1, and where each row's begin and end."""
+    stride, full, room = uintp(weights.shape[1]), ~uintp(0), (end - start) * width + PIECE
+    w = weights.reshape(weights.size)
+    columns, ends = np.empty(2 * room, like.dtype), np.empty((end - start + 1, 2), np.uint64)
+    up, down = uintp(0), uintp(room)
+    ends[0] = up, down
+    for i in range(end - start):
+        row = uintp(start + i) * stride
+        for k in range(uintp(0), uintp(4), uintp(1)):
+            for at in range(uintp(0), stride, uintp(PIECE)):
+                valid = full >> (uintp(PIECE) - min(uintp(PIECE), stride - at))
+                given = row + at, uintp(2) * k, valid, k * stride + at, columns, up, down
+                ups, downs = listed(w, *given)
+                up += ups
+                down += downs
+        ends[i + 1] = up, down
+    return columns, ends
+
+
+@njit
+def _signed_sums(ends, columns, inputs, first, total):
+    group, q, end = group_of(inputs), ends[0, 0], ends[1, 0]
+    while q + group <= end:
         total = plus(total, some(inputs, first, columns, q, total))
         q += group
-    while q < middle:
+    while q < end:
         total = plus(total, single(inputs, first, columns, q, total))
         q += uintp(1)
+    q, end = ends[0, 1], ends[1, 1]
     while q + group <= end:
         total = minus(total, some(inputs, first, columns, q, total))
         q += group
@@ -254,8 +349,8 @@ def _signed_sums(i, starts, middles, columns, inputs, first, total):
 
 
 @njit
-def _add_row(i, starts, middles, columns, inputs, first, bounds, steps, out, place):
-    total = _signed_sums(i, starts, middles, columns, inputs, first, zeros(bounds))
+def _add_row(i, ends, columns, inputs, first, bounds, steps, out, place):
+    total = _signed_sums(ends, columns, inputs, first, zeros(bounds))
     value, many = same(steps[0], total), uintp(len(steps) - 1)
     own = uintp(0) if len(bounds) == many else i * many
     for t in range(many):
@@ -263,26 +358,25 @@ def _add_row(i, starts, middles, columns, inputs, first, bounds, steps, out, pla
     write(out, place, value)
 
 
-def add_up(starts, middles, columns, inputs, bounds, steps, out):
+def add_up(weights, like, inputs, bounds, steps, out):
     """Steps added up where the signed sums exceed their bounds.
 
-    ``inputs`` (blocks, columns, lanes) and ``out`` (blocks, rows, lanes), whose blocks may hold
-    several of the inputs' side by side; ``bounds`` (rows · t,), or (t,) if all rows have the same;
-    ``steps`` (t + 1,) from the first value to the next and on; places of the non-zeros as in a
-    TernaryMatrix.
+    ``weights`` as a TernaryMatrix has them; ``inputs`` (blocks, columns, lanes) and ``out``
+    (blocks, rows, lanes), whose blocks may hold several of the inputs' side by side; ``bounds``
+    (rows · t,), or (t,) if all rows have the same; ``steps`` (t + 1,) from the first value to the
+    next and on; ``like`` of a type that counts columns.
     """
     _, rows, lanes = out.shape
-    tiles = -(-rows // TOGETHER)
     x, y = inputs.reshape(inputs.size), out.reshape(out.size)
-    for job in prange(len(out) * tiles):
-        k, tile = divmod(job, tiles)
-        for block in range(k * lanes // inputs.shape[2], (k + 1) * lanes // inputs.shape[2]):
+    for tile in prange(-(-rows // TOGETHER)):
+        start, end = tile * TOGETHER, min(rows, (tile + 1) * TOGETHER)
+        columns, ends = _list(weights, start, end, inputs.shape[1], like)
+        for block in range(len(inputs)):
             first = uintp(block * inputs.shape[1] * inputs.shape[2])
-            lane = block * inputs.shape[2] - k * lanes
-            for i in range(tile * TOGETHER, min(rows, (tile + 1) * TOGETHER)):
-                place = uintp((k * rows + i) * lanes + lane)
-                if block < len(inputs):
-                    _add_row(uintp(i), starts, middles, columns, x, first, bounds, steps, y, place)
+            k, lane = divmod(block * inputs.shape[2], lanes)
+            for i in range(start, end):
+                place, own = uintp((k * rows + i) * lanes + lane), ends[i - start :]
+                _add_row(uintp(i), own, columns, x, first, bounds, steps, y, place)
 
 
 @njit

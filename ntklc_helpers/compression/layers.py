@@ -41,7 +41,7 @@ class Drawn:
 
     def matrix(self, shape: tuple[int, int]) -> TernaryMatrix:
         """The weights, (outputs, inputs)."""
-        return TernaryMatrix.from_dense(draw_ternary(shape, self.sparsity, self.seed, self.stream))
+        return TernaryMatrix.from_signs(draw_ternary(shape, self.sparsity, self.seed, self.stream))
 
 
 @frozen(eq=False, slots=False)

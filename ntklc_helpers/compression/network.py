@@ -32,10 +32,9 @@ class Memory:
 
     On disk, with packed weights, with the seed alone (None if there is no seed), and for a dense
     network of the same widths and readout in float32, without a header; in memory all arrays held
-    to predict, and those of the hidden weights among them, in both forms that they are read in (for
-    one sample at a time a quarter of a byte each, for many two bytes a non-zero); hidden weights,
-    zeros included, and the bits of one when packed, beside the least possible on average at their
-    sparsity.
+    to predict, and those of the hidden weights among them, a quarter of a byte each; hidden
+    weights, zeros included, and the bits of one when packed, beside the least possible on average
+    at their sparsity.
     What is published counts one bit a non-zero weight, none for where it stands, the readout as
     sparse as the rest, and one bit a neuron; against 32 bits for each of all these.
 
@@ -233,7 +232,7 @@ class CompressedNetwork:
     def memory(self) -> Memory:
         """What the network takes on disk and in memory; see :class:`Memory`."""
         matrices, readout = [layer.weights for layer in self.layers], self.readout
-        size, left = sum(T.size for T in matrices), sum(len(T.columns) for T in matrices)
+        size, left = sum(T.size for T in matrices), sum(T.nonzeros for T in matrices)
         entropy = sum(T.size * ternary_entropy(T.sparsity) for T in matrices)
         outputs, biases = (readout.weights.size, readout.bias.size) if readout else (0, 0)
         packed = sum(pack_ternary(T).nbytes for T in matrices)
@@ -242,7 +241,7 @@ class CompressedNetwork:
             packed_file=len(self.to_bytes("packed")),
             seed_file=len(self.to_bytes("seed")) if drawn else None,
             resident=sum(part.nbytes for part in (*self._on_integers, readout) if part),
-            resident_weights=sum(layer.weights_nbytes for layer in self._on_integers),
+            resident_weights=sum(T.nbytes for T in matrices),
             dense_file=4 * (size + outputs + biases),
             weights=size,
             bits_per_weight=8 * packed / size,

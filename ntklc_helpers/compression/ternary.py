@@ -1,4 +1,4 @@
-"""Ternary matrices: held by their non-zeros, and packed near their entropy.
+"""Ternary matrices: held in two bits an entry, and packed near their entropy.
 
 A matrix has entries −1, 0 and +1; the factor (1 − ε)^(−½) that gives them variance 1 is kept apart.
 """
@@ -13,6 +13,10 @@ from .._checks import array, share, whole
 
 Bytes = NDArray[np.uint8]
 
+# Rows whose sums are taken at a time, and bytes that are read at a time.
+TILE, PIECE = 4, 64
+# Four zeros: each is 1, for −1 is 0.
+_ZEROS = np.uint8(0b01010101)
 _MOST_RICE_BITS = 30
 
 
@@ -39,58 +43,65 @@ def ternary_entropy(sparsity: float) -> float:
 
 @frozen(eq=False)
 class TernaryMatrix:
-    """A ternary matrix, held by the columns of its non-zero entries: 2 or 4 bytes each.
+    """A ternary matrix, held in two bits an entry, as the loops that multiply with it read it.
 
-    Row i's are ``columns[starts[i]:starts[i + 1]]``: first those of the +1, increasing, then, from
-    ``middles[i]`` on, those of the −1, increasing.
+    Byte j of a row of ``quarters`` (rows, stride) holds w + 1 of columns j, stride + j,
+    2 stride + j and 3 stride + j, from its lowest bits on; w = 0 beyond the last column. Rows are
+    filled up to a whole tile.
 
     Examples
     --------
     >>> matrix = TernaryMatrix.from_dense([[0, 1, -1], [0, 0, 1]])
-    >>> matrix.columns.tolist(), matrix.row_sums.tolist(), matrix.sparsity
-    ([1, 2, 2], [0, 1], 0.5)
+    >>> matrix.to_dense().tolist(), matrix.row_sums.tolist(), matrix.sparsity
+    ([[0, 1, -1], [0, 0, 1]], [0, 1], 0.5)
     """
 
     shape: tuple[int, int]
-    starts: NDArray[np.int64]
-    middles: NDArray[np.int64]
-    columns: NDArray[np.unsignedinteger]
-
-    @classmethod
-    def from_entries(
-        cls, shape: tuple[int, int], flat: NDArray[np.integer], negative: NDArray[np.bool_]
-    ) -> TernaryMatrix:
-        """From the increasing row-major positions of the non-zeros, and which of them are −1."""
-        row, column = np.divmod(flat, shape[1])
-        run = 2 * row + negative
-        ends = np.cumsum(np.bincount(run, minlength=2 * shape[0]), dtype=np.int64)
-        width = np.uint16 if shape[1] <= 2**16 else np.uint32
-        columns: NDArray = column[np.argsort(run, kind="stable")].astype(width)
-        return cls(shape, np.concatenate([[0], ends[1::2]]), ends[::2].copy(), columns)
+    quarters: Bytes
 
     @classmethod
     def from_dense(cls, matrix: ArrayLike) -> TernaryMatrix:
         """From a matrix of −1, 0 and +1; ValueError if it is none, or empty."""
         dense = array("matrix", matrix, 2)
-        flat = np.flatnonzero(dense)
-        signs = dense.ravel()[flat]
-        if dense.size == 0 or not (np.abs(signs) == 1).all():
+        if dense.size == 0 or not ((dense == 0) | (np.abs(dense) == 1)).all():
             raise ValueError(
                 f"matrix must have an entry and hold -1, 0 and 1 only, got shape {dense.shape}"
             )
-        return cls.from_entries(dense.shape, flat, signs < 0)
+        return cls.from_signs(dense.astype(np.int8))
+
+    @classmethod
+    def from_signs(cls, dense: NDArray[np.int8]) -> TernaryMatrix:
+        """From an int8 matrix that is known to be ternary."""
+        rows, columns = dense.shape
+        stride, full = -(-columns // 4), -(-rows // TILE) * TILE
+        # A register may be read from where a row begins that is shorter than it.
+        room = np.zeros(full * stride + PIECE, np.uint8)
+        quarters = room[: full * stride].reshape(full, stride)
+        quarters[:] = _ZEROS
+        for k in range(4):
+            part = dense[:, k * stride : (k + 1) * stride]
+            quarters[:rows, : part.shape[1]] ^= ((part + 1).astype(np.uint8) ^ 1) << 2 * k
+        return cls((rows, columns), quarters)
 
     def to_dense(self) -> NDArray[np.int8]:
         """(rows, columns) int8 array."""
-        dense = np.zeros(self.shape, np.int8)
-        row = np.repeat(np.arange(self.shape[0]), np.diff(self.starts))
-        dense[row, self.columns] = np.where(np.arange(len(row)) < self.middles[row], 1, -1)
-        return dense
+        shifts = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
+        entries = (self._own[:, None] >> shifts & 3).view(np.int8) - np.int8(1)
+        return np.ascontiguousarray(entries.reshape(self.shape[0], -1)[:, : self.shape[1]])
+
+    @property
+    def _own(self) -> Bytes:
+        return self.quarters[: self.shape[0]]
+
+    @property
+    def row_nonzeros(self) -> NDArray[np.int64]:
+        """(rows,) number of entries that are not zero."""
+        return _count(~self._own & _ZEROS)
 
     @property
     def row_sums(self) -> NDArray[np.int64]:
         """(rows,) number of +1 less number of −1."""
-        return 2 * self.middles - self.starts[:-1] - self.starts[1:]
+        return 2 * _count(self._own & ~_ZEROS) - self.row_nonzeros
 
     @property
     def size(self) -> int:
@@ -98,14 +109,24 @@ class TernaryMatrix:
         return self.shape[0] * self.shape[1]
 
     @property
+    def nonzeros(self) -> int:
+        """Number of entries that are not zero."""
+        return int(self.row_nonzeros.sum())
+
+    @property
     def sparsity(self) -> float:
         """The share of zeros that it really has."""
-        return 1 - len(self.columns) / self.size
+        return 1 - self.nonzeros / self.size
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory held."""
-        return self.starts.nbytes + self.middles.nbytes + self.columns.nbytes
+        return self.quarters.nbytes + PIECE
+
+
+def _count(bits: Bytes) -> NDArray[np.int64]:
+    """(rows,) bits that are set."""
+    return np.bitwise_count(bits).sum(axis=1, dtype=np.int64)
 
 
 @frozen(eq=False)
@@ -139,7 +160,7 @@ def pack_ternary(matrix: TernaryMatrix) -> PackedTernary:
     --------
     >>> matrix = TernaryMatrix.from_dense(nh.theory.draw_ternary((100, 80), sparsity=0.9, seed=0))
     >>> packed = pack_ternary(matrix)
-    >>> 8 * packed.nbytes / matrix.size < 0.6, len(unpack_ternary(packed).columns)
+    >>> 8 * packed.nbytes / matrix.size < 0.6, unpack_ternary(packed).nonzeros
     (True, 803)
     """
     dense = matrix.to_dense().ravel()
@@ -180,9 +201,11 @@ def unpack_ternary(packed: PackedTernary) -> TernaryMatrix:
     positions = np.cumsum(gaps + 1) - 1
     if count and positions[-1] >= total:
         raise ValueError(f"the positions reach beyond the matrix of shape {packed.shape}")
-    if packed.codes_zeros:
-        positions = np.delete(np.arange(total), positions)
-    return TernaryMatrix.from_entries(packed.shape, positions, signs.astype(bool))
+    nonzero = np.full(total, packed.codes_zeros)
+    nonzero[positions] = not packed.codes_zeros
+    dense = np.zeros(total, np.int8)
+    dense[nonzero] = 1 - 2 * signs.astype(np.int8)
+    return TernaryMatrix.from_signs(dense.reshape(packed.shape))
 
 
 def _bits(stream: Bytes, count: int, name: str) -> Bytes:
@@ -203,7 +226,7 @@ def pruned_bytes(matrix: ArrayLike) -> int:
     >>> pruned_bytes([[0, 0, 0, 0.5], [0, 0, 0, 0]]), pruned_bytes([[1.5, 2.5]])
     (6, 8)
     """
-    dense = array("matrix", matrix, 2)
-    flat = np.flatnonzero(dense)
-    packed = pack_ternary(TernaryMatrix.from_entries(dense.shape, flat, np.zeros(len(flat), bool)))
-    return min(4 * dense.size, 4 * len(flat) + packed.unary.nbytes + packed.low.nbytes)
+    places = TernaryMatrix.from_dense(array("matrix", matrix, 2) != 0)
+    packed = pack_ternary(places)
+    kept = 4 * places.nonzeros + packed.unary.nbytes + packed.low.nbytes
+    return min(4 * places.size, kept)

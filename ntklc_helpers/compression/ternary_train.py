@@ -138,7 +138,7 @@ class LatentNetwork(nn.Module):
     def rank(self) -> None:
         """Set the cuts so that each layer has as many non-zeros as at the start."""
         for layer in self.layers:
-            layer.cut = cut(layer.latent.data, len(layer.start.weights.columns))
+            layer.cut = cut(layer.latent.data, layer.start.weights.nonzeros)
 
     def folded_readout(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Weights and bias that act on levels, not on levels brought to mean 0 and variance 1."""
@@ -185,7 +185,7 @@ class LatentLayer(nn.Module):
         # In units of the spread of pre-activations, since Adam moves every parameter alike.
         self.bias = nn.Parameter(torch.zeros(start.weights.shape[0]))
         self.spread = 1.0
-        self.cut = cut(self.latent.data, len(start.weights.columns))
+        self.cut = cut(self.latent.data, start.weights.nonzeros)
 
     def measure(self, x: torch.Tensor, smoothing: float) -> torch.Tensor:
         """Take the spread of pre-activations and the slope of the staircase; returns its codes."""
