@@ -14,6 +14,7 @@ by name, where there is one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -101,50 +102,47 @@ def group_of(typing_context, inputs):
     return types.uintp(inputs), lambda *_: _LONG(_group(inputs.dtype))
 
 
-def _adds(how_many: Callable[[types.Number], int]) -> Callable:
-    """x[c₀] + x[c₁] + …, in this order, for the inputs x that the columns from a place on name."""
+def _joins(whole: str, floats: str, full: bool) -> Callable:
+    """Add to a total, or take from it, the inputs that the columns from a place on name.
 
-    def operation(typing_context, inputs, first, columns, place, like):
-        kind = Vector(inputs.dtype, like.width)
+    A full group is added up first, in order; of one that is not, ended by ``end``, floats join one
+    by one. Those behind the end are read as zeros: to jump over them takes longer.
+    """
+
+    def operation(typing_context, total, inputs, first, columns, place, end):
+        exact = not isinstance(inputs.dtype, types.Float)
+        kind = Vector(inputs.dtype, total.width)
         align = min(64, kind.width * kind.dtype.bitwidth // 8)
 
         def generate(context, builder, signature, args):
-            start = builder.gep(_start(context, builder, inputs, args[0]), [args[1]])
-            names = builder.gep(_start(context, builder, columns, args[2]), [args[3]])
-            add = builder.fadd if isinstance(inputs.dtype, types.Float) else builder.add
-            total, vector = None, context.get_data_type(kind)
-            for k in range(how_many(inputs.dtype)):
-                column = builder.zext(builder.load(builder.gep(names, [_LONG(k)])), _LONG)
-                place = builder.mul(column, _LONG(like.width))
-                row = _read(builder, start, place, vector, align)
-                total = add(total, row) if total else row
-            return total
+            start = builder.gep(_start(context, builder, inputs, args[1]), [args[2]])
+            names, vector = _start(context, builder, columns, args[3]), context.get_data_type(kind)
+            join = getattr(builder, whole if exact else floats)
+            found = []
+            for k in range(_group(inputs.dtype) - (not full)):
+                at = builder.add(args[4], _LONG(k))
+                there = builder.icmp_unsigned("<", at, args[5])
+                column = builder.zext(builder.load(builder.gep(names, [at])), _LONG)
+                column = column if full else builder.select(there, column, _LONG(0))
+                row = _read(builder, start, builder.mul(column, _LONG(kind.width)), vector, align)
+                there = _everywhere(builder, there, kind.width)
+                found.append(
+                    row if full else builder.select(there, row, ir.Constant(row.type, None))
+                )
+            if not (full or exact):
+                return reduce(join, found, args[0])
+            part = reduce(builder.add if exact else builder.fadd, found)
+            wide = context.get_data_type(total)
+            return join(args[0], part if part.type == wide else builder.sext(part, wide))
 
-        return kind(inputs, types.uintp, columns, types.uintp, like), generate
+        number = types.uintp
+        return total(total, inputs, number, columns, number, number), generate
 
-    return operation
-
-
-some, single = intrinsic(_adds(_group)), intrinsic(_adds(lambda _: 1))
-
-
-def _joins(whole: str, floats: str) -> Callable:
-    """An operation on two vectors, of which the second may be of smaller whole numbers."""
-
-    def operation(typing_context, one, two):
-        name = floats if isinstance(one.dtype, types.Float) else whole
-
-        def generate(context, builder, signature, args):
-            kind, other = context.get_data_type(one), args[1]
-            wide = other if two.dtype == one.dtype else builder.sext(other, kind)
-            return getattr(builder, name)(args[0], wide)
-
-        return one(one, two), generate
-
-    return operation
+    return intrinsic(operation)
 
 
-plus, minus = intrinsic(_joins("add", "fadd")), intrinsic(_joins("sub", "fsub"))
+plus, plus_rest = _joins("add", "fadd", True), _joins("add", "fadd", False)
+minus, minus_rest = _joins("sub", "fsub", True), _joins("sub", "fsub", False)
 
 
 @intrinsic
@@ -333,19 +331,14 @@ def _list(weights, start, end, width, like):
 def _signed_sums(ends, columns, inputs, first, total):
     group, q, end = group_of(inputs), ends[0, 0], ends[1, 0]
     while q + group <= end:
-        total = plus(total, some(inputs, first, columns, q, total))
+        total = plus(total, inputs, first, columns, q, end)
         q += group
-    while q < end:
-        total = plus(total, single(inputs, first, columns, q, total))
-        q += uintp(1)
+    total = plus_rest(total, inputs, first, columns, q, end)
     q, end = ends[0, 1], ends[1, 1]
     while q + group <= end:
-        total = minus(total, some(inputs, first, columns, q, total))
+        total = minus(total, inputs, first, columns, q, end)
         q += group
-    while q < end:
-        total = minus(total, single(inputs, first, columns, q, total))
-        q += uintp(1)
-    return total
+    return minus_rest(total, inputs, first, columns, q, end)
 
 
 @njit
