@@ -21,26 +21,31 @@ import numpy as np
 
 from .cases import CASES, Case
 from .environments import ROOT, peer_environment
+from .inference import beside_int8
+
+# Timed side by side in one run, not one after the other.
+INT8 = "inference-int8"
+INT8_TITLE = "the same network beside a dense one in 8 bits, the faster of a library's kinds"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(CASES))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join([*CASES, INT8]))
     parser.add_argument("--side", choices=["ours", "peer"], help=argparse.SUPPRESS)
     parser.add_argument("--output", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    unknown = set(arguments.names) - set(CASES)
+    unknown = set(arguments.names) - {*CASES, INT8}
     if unknown:
-        parser.error(f"unknown case {sorted(unknown)}; known: {', '.join(CASES)}")
+        parser.error(f"unknown case {sorted(unknown)}; known: {', '.join([*CASES, INT8])}")
     if arguments.side:
         measure(CASES[arguments.names[0]], arguments.side, arguments.output)
         return
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; best of the repeats"
     )
-    for name in arguments.names or CASES:
-        print(f"\n{CASES[name].title}", flush=True)
-        print(row(name), flush=True)
+    for name in arguments.names or [*CASES, INT8]:
+        print(f"\n{INT8_TITLE if name == INT8 else CASES[name].title}", flush=True)
+        print(beside_int8() if name == INT8 else row(name), flush=True)
 
 
 def row(name: str) -> str:

@@ -114,6 +114,20 @@ def timed(width: int, settings: dict[str, Any]) -> dict[str, Any]:
     return {"rows": rows, "seconds": spent, "onnxruntime": version, "load": round(load, 1)}
 
 
+def beside_int8() -> str:
+    """A line for each of three batches, ours beside the 8 bits of others, in one run."""
+    chosen = {"sparsities": [0.9], "batches": [1, 16, 256], "rounds": 3}
+    table = DataFrame(timed(4000, SETTINGS | chosen)["rows"])
+    table["how"], table["kind"] = table.how.str.partition(",")[0], table.how.str.rpartition(" ")[2]
+    best = table[table.kind.isin(["ours", "int8"])].groupby(["batch", "how"]).ms.min().unstack()
+    lines = [] if "onnxruntime" in best else ["  left out: onnxruntime could not be installed"]
+    for batch, times in best.iterrows():
+        ours = times.pop("ours")
+        beside = [f"{name} {ms:.3g} ms, {ms / ours:.2g} × faster" for name, ms in times.items()]
+        lines.append(f"  batch {batch}: ours {ours:.3g} ms;  " + ";  ".join(beside))
+    return "\n".join(lines)
+
+
 def fastest(network: Network, X: np.ndarray, calls: int) -> float:
     """Seconds of the fastest call, after one that warms up; slow ones are not repeated much."""
     seconds, spent = [], 0.0

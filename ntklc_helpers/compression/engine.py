@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 
 from ..theory.weights import draw_ternary
 from . import kernels
-from .kernels import FLOAT_LANES, LANES
-from .ternary import PIECE, TernaryMatrix
+from .kernels import FLOAT_LANES, LANES, PIECE
+from .ternary import TernaryMatrix
 
 # Samples that are run at a time: what they take stays in the processor's memory.
 BATCH = 256
@@ -43,7 +43,7 @@ def _aligned(shape: tuple[int, ...], dtype: type | np.dtype) -> NDArray:
     """Zeros that begin at a cache line, so that no vector lies on two."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     buffer = np.zeros(size + PIECE, np.uint8)
-    start = -buffer.ctypes.data % PIECE
+    start = -buffer.__array_interface__["data"][0] % PIECE
     return buffer[start : start + size].view(dtype).reshape(shape)
 
 

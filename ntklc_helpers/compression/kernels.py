@@ -24,10 +24,10 @@ from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
 
-from .ternary import PIECE, TILE
-
 # Codes of as many samples lie side by side; floats of eight, whatever the register.
 LANES, FLOAT_LANES = 64, 8
+# Rows and samples whose sums are taken at a time in a product, and bytes that are read at a time.
+TILE, PIECE = 4, 64
 # Rows whose non-zeros are listed at a time, bytes that are asked of the memory before they are
 # needed, and non-zeros of 64 weights that are written down at once.
 TOGETHER, AHEAD, SOME = 64, 8192, 16

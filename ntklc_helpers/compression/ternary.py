@@ -10,11 +10,10 @@ from attrs import frozen
 from numpy.typing import ArrayLike, NDArray
 
 from .._checks import array, share, whole
+from .kernels import PIECE, TILE
 
 Bytes = NDArray[np.uint8]
 
-# Rows whose sums are taken at a time, and bytes that are read at a time.
-TILE, PIECE = 4, 64
 # Four zeros: each is 1, for −1 is 0.
 _ZEROS = np.uint8(0b01010101)
 _MOST_RICE_BITS = 30
