@@ -200,7 +200,7 @@ def unpack_ternary(packed: PackedTernary) -> TernaryMatrix:
     positions = np.cumsum(gaps + 1) - 1
     if count and positions[-1] >= total:
         raise ValueError(f"the positions reach beyond the matrix of shape {packed.shape}")
-    nonzero = np.full(total, packed.codes_zeros)
+    nonzero = np.full(total, bool(packed.codes_zeros))
     nonzero[positions] = not packed.codes_zeros
     dense = np.zeros(total, np.int8)
     dense[nonzero] = 1 - 2 * signs.astype(np.int8)
