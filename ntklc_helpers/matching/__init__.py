@@ -5,6 +5,5 @@ from .bounds import linear_share_bound, quadratic_frontier
 from .certificates import Certificate
 from .match import Matching, MatchingError, match
 from .paper import sigma_q_solution, sigma_t_solutions
-from .staircases import clipped_relu
 
 __all__ = _promised(vars())

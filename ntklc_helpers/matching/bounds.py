@@ -76,18 +76,9 @@ def projection_bound(angle: float, weight: float = np.inf, bins: int = _BINS) ->
     w = xi**2 - 1 + weight if np.isfinite(weight) else np.ones_like(xi)
     f, mass = wf / w, mass * w
     power = float(np.sum(mass * f**2))
-    order = np.argsort(f.mean(axis=1), kind="stable")
-    f, mass = f[order], mass[order]
-    fine = np.stack([mass.sum(1), (mass * f).sum(1), (mass * f**2).sum(1)])
-    # Bins of equal share of the cube root of density: the least variance within them.
-    width = np.diff(f.mean(axis=1), prepend=f[0].mean())
-    total = np.cumsum(np.cbrt(fine[0] * width**2))
-    bin_of = np.minimum((total / total[-1] * bins).astype(int), bins - 1)
-    zeroth, first, second = (np.asarray(np.bincount(bin_of, row, bins), np.float64) for row in fine)
-    zeroth, first, second = (row[zeroth > 0] for row in (zeroth, first, second))
-    between = first**2 / zeroth
-    lost = max(float(np.sum(second - between)), 0.0)
-    coarse = _optimal_partitions(zeroth, first, between, MOST_LEVELS)
+    zeroth, first, second = rows = binned(f, mass, bins)
+    lost = max(float(np.sum(second - first**2 / zeroth)), 0.0)
+    coarse, _ = optimal_partitions(rows, MOST_LEVELS)
     # ‖f − σ‖ ≥ ‖f̄ − σ‖ − ‖f − f̄‖ for every σ, f̄ the bins' means.
     error = np.maximum(np.sqrt(np.maximum(coarse, 0)) - np.sqrt(lost), 0) ** 2
     return power - error + Tolerance.SAFETY * power
@@ -103,21 +94,43 @@ def _cells() -> tuple[FloatArray, FloatArray]:
     return xi, half * weight * np.exp(-(xi**2) / 2) / np.sqrt(2 * np.pi)
 
 
-def _optimal_partitions(
-    mass: FloatArray, first: FloatArray, square: FloatArray, most: int
-) -> FloatArray:
-    """Least squared error of 1 … most cells of consecutive points, by dynamic programming."""
-    m, f, s = (np.concatenate([[0.0], np.cumsum(a)]) for a in (mass, first, square))
+def binned(value: FloatArray, mass: FloatArray, bins: int = _BINS) -> FloatArray:
+    """(3, bins or fewer): mass, Σ mass · value and Σ mass · value² of bins of consecutive values.
+
+    ``value`` and ``mass`` (points, k): the k of a point stay together. Bins have equal shares of
+    the cube root of density, which leaves the least variance within them.
+    """
+    order = np.argsort(value.mean(axis=1), kind="stable")
+    value, mass = value[order], mass[order]
+    fine = np.stack([mass.sum(1), (mass * value).sum(1), (mass * value**2).sum(1)])
+    width = np.diff(value.mean(axis=1), prepend=value[0].mean())
+    total = np.cumsum(np.cbrt(fine[0] * width**2))
+    bin_of = np.minimum((total / total[-1] * bins).astype(int), bins - 1)
+    rows = np.array([np.bincount(bin_of, row, bins) for row in fine])
+    return np.asarray(rows[:, rows[0] > 0], np.float64)
+
+
+def optimal_partitions(rows: FloatArray, most: int) -> tuple[FloatArray, FloatArray]:
+    """Least squared error of 1 … most cells of bins, and the means of the ``most`` best cells.
+
+    By dynamic programming, ``rows`` those of :func:`binned`. The error is that of bins taken for
+    points at their means. Of partitions that are equal to rounding the first is taken.
+    """
+    zeroth, first, _ = rows
+    m, f, s = (np.concatenate([[0.0], np.cumsum(a)]) for a in (zeroth, first, first**2 / zeroth))
     with np.errstate(divide="ignore", invalid="ignore"):
         cost = s[None, :] - s[:, None] - (f[None, :] - f[:, None]) ** 2 / (m[None, :] - m[:, None])
     # Row i, column j: points i … j − 1 in one cell.
     cost[np.tril_indices(len(m))] = np.inf
-    best = cost[0].copy()
-    out = [best[-1]]
+    best = [cost[0]]
     for _ in range(1, most):
-        best = np.min(best[:, None] + cost, axis=0)
-        out.append(best[-1])
-    return np.array(out)
+        best.append(np.min(best[-1][:, None] + cost, axis=0))
+    ends = [len(m) - 1]
+    for before in best[-2::-1]:
+        total = before + cost[:, ends[0]]
+        ends.insert(0, int(np.argmax(total <= np.min(total) + Tolerance.FALL * s[-1])))
+    means = np.diff(f[ends], prepend=0.0) / np.diff(m[ends], prepend=0.0)
+    return np.array([row[-1] for row in best]), means
 
 
 def quadratic_share_bound(m: int) -> float:

@@ -19,6 +19,7 @@ from ..theory.moments import layer_moments
 from .certificates import Certificate, certify, certify_all
 from .layerwise import staircases_for
 from .paper import paper_scheme, sigma_t_network
+from .quantisers import quantisers
 from .solve import Tolerance
 from .staircases import CODES, Layer, demanded_shares
 
@@ -36,7 +37,7 @@ class Matching:
     activations : tuple of Quantized
     tau0 : float
     objective : str
-        "exact", "ridge" or "paper".
+        "exact", "ridge", "lloyd-max" or "paper".
     original, compressed : tuple of LayerCoefficients
         Coefficients of the two networks, layer by layer.
     relative_error : dict
@@ -97,6 +98,8 @@ class Matching:
         kept = "exact for the conjugate kernel; all coefficients: " if self.exact else ""
         if proof is not None:
             return f"{kept}impossible: {proof.text}; {found}"
+        if self.objective == "lloyd-max":
+            return f"{kept}not asked for; {found}"
         return f"{kept}not found, and not proved impossible; {self.reason or found}"
 
 
@@ -104,7 +107,7 @@ def match(
     activations: Sequence[AnyActivation | str],
     tau0: float,
     levels: int | Sequence[int] | Literal["paper"] = 8,
-    objective: Literal["exact", "ridge"] = "exact",
+    objective: Literal["exact", "ridge", "lloyd-max"] = "exact",
     grid: Literal["free", "uniform"] = "free",
     strict: bool = False,
 ) -> Matching:
@@ -120,15 +123,20 @@ def match(
         Number of distinct values of each staircase, at least 2; one for all layers or one each.
         Up to 256, so many pieces are the most too. "paper": the published scheme, σ_T in every
         layer but the last, σ_Q in the last.
-    objective : "exact" or "ridge"
+    objective : "exact", "ridge" or "lloyd-max"
         "exact": α₁, α₂, α₃ and τ_L as they are. Every layer on its own if that can be, so that all
         coefficients stay; else the layers together; else the least relative errors found.
         "ridge": where that is not exact, α₁ : α₂ : α₃ (and β) as they are, and as little more of
         the identity as found: see :attr:`Matching.ridge_shift`.
+        "lloyd-max": nothing is kept. Each layer has the least mean squared error that m levels can
+        have, at the scale that the quantised layers before it leave: the textbook's quantiser.
     grid : "free" or "uniform"
-        "uniform": every level is an integer of int8 times the layer's step, at most 256 levels.
+        "uniform": every level is an integer of int8 times the layer's step, at most 256 levels; for
+        "lloyd-max" plus a constant, which centring takes off: the clipped uniform quantiser with
+        the best step and ends.
     strict : bool
-        Raise :class:`MatchingError` unless the demand is met to 1e-9 (for "ridge": the ratios).
+        Raise :class:`MatchingError` unless the demand is met to 1e-9 (for "ridge": the ratios;
+        "lloyd-max" demands nothing).
 
     Returns
     -------
@@ -153,11 +161,14 @@ def match(
     (True, [8, 8, 8])
     >>> nh.match(["relu"], tau0=1.0, levels=2).proof.levels_needed
     3
+    >>> nh.match(["linear"], 1.0, levels=2, objective="lloyd-max").activations[0].thresholds
+    (0.0,)
     """
     acts, tau0 = activation_list("activations", activations), positive("tau0", tau0)
-    one_of("objective", objective, ("exact", "ridge"))
+    one_of("objective", objective, ("exact", "ridge", "lloyd-max"))
     one_of("grid", grid, ("free", "uniform"))
-    counts = _counts(levels, len(acts), grid)
+    lloyd_max = objective == "lloyd-max"
+    counts = _counts(levels, len(acts), CODES if lloyd_max or grid == "uniform" else None)
     paper = isinstance(levels, str)
     if paper and (objective, grid) != ("exact", "free"):
         raise ValueError('levels="paper" fixes objective and grid; leave them out')
@@ -167,6 +178,8 @@ def match(
     proof, reason = certify(shares, counts), ""
     if paper:
         found, reason = paper_scheme(acts, moments)
+    elif lloyd_max:
+        found = quantisers(acts, tau0, counts, grid == "uniform")
     else:
         layers = [Layer(*x, grid == "uniform") for x in zip(acts, moments, counts, strict=True)]
         ridge = sigma_t_network(moments) if objective == "ridge" else None
@@ -186,18 +199,19 @@ def match(
         reason=reason,
     )
     ratios = max(error[f"alpha{i}"] for i in (1, 2, 3)) < Tolerance.EXACT and not reason
-    if strict and not (matching.exact if matching.objective == "exact" else ratios):
+    met = {"exact": matching.exact, "lloyd-max": True}.get(matching.objective, ratios)
+    if strict and not met:
         raise MatchingError(matching.certificate)
     return matching
 
 
-def _counts(levels: int | Sequence[int] | str, depth: int, grid: str) -> list[int]:
+def _counts(levels: int | Sequence[int] | str, depth: int, most: int | None) -> list[int]:
     if isinstance(levels, str):
         one_of("levels", levels, ("paper",))
         return [2] * (depth - 1) + [3]
     counts = list(levels) if isinstance(levels, Sequence | np.ndarray) else [levels] * depth
     same_length("levels", counts, "activations", depth)
-    return [whole("levels", count, 2, CODES if grid == "uniform" else None) for count in counts]
+    return [whole("levels", count, 2, most) for count in counts]
 
 
 def _relative_error(old: LayerCoefficients, new: LayerCoefficients) -> dict[str, float]:

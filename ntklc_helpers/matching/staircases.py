@@ -13,7 +13,7 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from .._checks import FloatArray, positive, whole
+from .._checks import FloatArray
 from ..theory.activations import AnyActivation, Quantized
 from ..theory.gaussian import GaussianMoments, cell_probabilities, gaussian_panels
 from .solve import SCREENING_STEPS, Demand, Tolerance, best, fit
@@ -144,13 +144,7 @@ def starts(layer: Layer, tilts: Sequence[float] = TILTS) -> Iterator[Staircase]:
             scaled = np.arange(len(levels)) * 1.0 if uniform else levels / np.sqrt(g.variance)
             levels = np.asarray(scaled, np.float64)
             yield Staircase(np.array(activation.thresholds) / g.tau, pieces, levels, uniform)
-    # Panels change at no round τ, where a last digit would decide which start is taken.
-    halvings = int(np.clip(round(np.log2(g.tau) + 2.2), 2, _MOST_HALVINGS))
-    xi, weight = gaussian_panels(activation.breakpoints, g.tau, halvings)
-    inside = np.abs(xi) < _REACH
-    xi, weight = xi[inside], weight[inside]
-    # In units of the standard deviation: a fit moves thresholds and levels alike.
-    value = (np.asarray(activation(g.tau * xi)) - g.mean) / np.sqrt(g.variance)
+    xi, weight, value = sampled(activation, g)
     c1, c2, _ = demanded_shares(g)
     polynomial = c1 * xi + c2 * (xi**2 - 1) / np.sqrt(2)
     slopes = np.diff(value)
@@ -164,6 +158,31 @@ def starts(layer: Layer, tilts: Sequence[float] = TILTS) -> Iterator[Staircase]:
                 yield stair
 
 
+def panels_at(tau: float) -> int:
+    """Halvings of the panels for an activation of τξ; they change at no round τ, where a last digit
+    would decide which start is taken."""
+    return int(np.clip(round(np.log2(tau) + 2.2), 2, _MOST_HALVINGS))
+
+
+def sampled(
+    activation: AnyActivation, g: GaussianMoments
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Nodes ξ, weights, and the activation there less its mean, in units of its deviation."""
+    xi, weight = gaussian_panels(activation.breakpoints, g.tau, panels_at(g.tau))
+    inside = np.abs(xi) < _REACH
+    xi, weight = xi[inside], weight[inside]
+    value = np.asarray(activation(g.tau * xi), np.float64)
+    return xi, weight, (value - g.mean) / np.sqrt(g.variance)
+
+
+def one_value(activation: AnyActivation, tau: float) -> ValueError:
+    """The error where there is nothing to quantise."""
+    return ValueError(
+        f"activation {activation.name!r} has one value where its input, of standard "
+        f"deviation {tau:.3g}, has all but 1e-14 of its mass: no staircase is near it"
+    )
+
+
 def fit_layer(layer: Layer) -> tuple[Staircase, float]:
     """The m-level staircase with the shares of an activation, or the nearest; and the residual."""
     demand = Demand(demanded_shares(layer.g))
@@ -173,30 +192,9 @@ def fit_layer(layer: Layer) -> tuple[Staircase, float]:
         if fits[-1][1] < Tolerance.SOLVED:
             return fits[-1]
     if not fits:
-        raise ValueError(
-            f"activation {layer.activation.name!r} has one value where its input, of standard "
-            f"deviation {layer.g.tau:.3g}, has all but 1e-14 of its mass: no staircase is near it"
-        )
+        raise one_value(layer.activation, layer.g.tau)
     nearest, _ = best(fits, lambda found: found[1])
     return fit(nearest, demand)
-
-
-def clipped_relu(levels: int, top: float) -> Quantized:
-    """ReLU clipped at ``top`` and rounded to ``levels`` equally spaced values from 0 to ``top``.
-
-    The usual uniform quantiser, matched to nothing. Raises ValueError if ``levels`` is not a whole
-    number of at least 2, or ``top`` is not positive.
-
-    Examples
-    --------
-    >>> nh.matching.clipped_relu(3, 2.0).thresholds
-    (0.5, 1.5)
-    """
-    steps, top = whole("levels", levels, 2) - 1, positive("top", top)
-    return Quantized(
-        tuple((j + 0.5) * top / steps for j in range(steps)),
-        tuple(j * top / steps for j in range(steps + 1)),
-    )
 
 
 def _companding(weight: FloatArray, step: FloatArray) -> FloatArray:
@@ -246,25 +244,33 @@ def _folded(
         # Codes sit where the levels are, so that the centred staircase lies over the activation.
         first = np.clip(np.round(levels[0] / (levels[1] - levels[0])), -128, 128 - len(levels))
         levels = first + np.arange(len(levels))
-    x, pieces = _drop_slivers(x, pieces, max(m, CODES))
+    x, pieces = drop_slivers(x, pieces, max(m, CODES))
     used, pieces = np.unique(pieces, return_inverse=True)
     return Staircase(x, pieces, levels[used], uniform) if len(used) > 1 else None
 
 
-def _preimages(xi: FloatArray, value: FloatArray, cuts: FloatArray) -> tuple[FloatArray, IntArray]:
-    """Where the value crosses the cuts, by linear interpolation, and the cell of each piece."""
+def crossings(value: FloatArray, cuts: FloatArray) -> tuple[IntArray, IntArray, IntArray]:
+    """Where consecutive values have cuts between them: from which value on, which cut; and the cell
+    of each piece."""
     cell = np.searchsorted(cuts, value)
-    x, pieces = [], [cell[0]]
+    places, cut, pieces = [], [], [cell[0]]
     for i in np.flatnonzero(np.diff(cell)):
         a, b = cell[i], cell[i + 1]
         for c in range(a, b) if b > a else range(a - 1, b - 1, -1):
-            part = (cuts[c] - value[i]) / (value[i + 1] - value[i])
-            x.append(xi[i] + part * (xi[i + 1] - xi[i]))
+            places.append(i)
+            cut.append(c)
             pieces.append(c + (b > a))
-    return np.array(x), np.array(pieces)
+    return np.array(places, np.intp), np.array(cut, np.intp), np.array(pieces)
 
 
-def _drop_slivers(x: FloatArray, pieces: IntArray, most: int) -> tuple[FloatArray, IntArray]:
+def _preimages(xi: FloatArray, value: FloatArray, cuts: FloatArray) -> tuple[FloatArray, IntArray]:
+    """Where the value crosses the cuts, by linear interpolation, and the cell of each piece."""
+    i, c, pieces = crossings(value, cuts)
+    part = (cuts[c] - value[i]) / (value[i + 1] - value[i])
+    return xi[i] + part * (xi[i + 1] - xi[i]), pieces
+
+
+def drop_slivers(x: FloatArray, pieces: IntArray, most: int) -> tuple[FloatArray, IntArray]:
     """Merge pieces of next to no probability into a neighbour, and the least of too many."""
     while len(x) > 1:
         mass = cell_probabilities(x)
