@@ -332,12 +332,6 @@ def test_progress_is_shown_on_demand_and_changes_nothing(capsys):
     assert quiet.losses == shown.losses
 
 
-def test_a_clipped_relu_rounds_to_the_nearest_level():
-    stairs = nh.matching.clipped_relu(7, 3.0)
-    t = np.random.default_rng(0).uniform(-2, 5, 1000)
-    np.testing.assert_allclose(stairs(t), np.round(np.clip(t, 0, 3) * 2) / 2, atol=1e-12)
-
-
 def ternary_with(**change):
     arguments = {"net": network(), "X": TRAIN[0], "y": TRAIN[1]}
     return nh.train_ternary(**(arguments | {"epochs": 1, "seed": 0} | QUIET | change))
@@ -415,10 +409,6 @@ def test_bad_models_are_refused():
         ternary_with(net=network(activations=(MATCHED[0], nh.Quantized((6.0,), (0.0, 1.0)))))
     with pytest.raises(ValueError, match="latent_rate must be a positive"):
         ternary_with(latent_rate=-1.0)
-    with pytest.raises(ValueError, match="levels must be a whole number of at least 2, got 1"):
-        nh.matching.clipped_relu(1, 3.0)
-    with pytest.raises(ValueError, match="top must be a positive"):
-        nh.matching.clipped_relu(4, 0.0)
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.9])

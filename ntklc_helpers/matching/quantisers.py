@@ -22,7 +22,16 @@ from ..theory.gaussian import GaussianMoments, gaussian_panels
 from ..theory.moments import gaussian_moments
 from .bounds import binned, optimal_partitions
 from .solve import best
-from .staircases import CODES, IntArray, crossings, drop_slivers, one_value, panels_at, sampled
+from .staircases import (
+    CODES,
+    IntArray,
+    crossings,
+    drop_slivers,
+    one_value,
+    panels_at,
+    sampled,
+    without_closed,
+)
 
 # Where the ends of a uniform grid are looked for first: at these quantiles of the activation.
 _QUANTILES = ndtr(np.linspace(-6.0, 6.0, 97))
@@ -65,7 +74,7 @@ def quantiser(activation: AnyActivation, g: GaussianMoments, m: int, uniform: bo
         starts, basis = [optimal_partitions(rows, m)[1]], np.eye(m)
     law = _Law(activation, g, xi, value)
     cells = best([_least(law, start, basis) for start in starts], lambda cells: cells.error)
-    x, pieces = cells.x, cells.pieces
+    x, pieces = without_closed(cells.x, cells.pieces)
     if len(pieces) > CODES:
         x, pieces = drop_slivers(x, pieces, len(pieces) if m > 2 else CODES)
     if len(pieces) > CODES:

@@ -106,8 +106,7 @@ class Staircase:
         levels = self.levels * scale
         if not self.uniform:
             levels = levels + (mean - own_mean * scale)
-        gone = np.flatnonzero(np.diff(self.x) < Tolerance.MET)
-        x, pieces = _merge_equal(np.delete(self.x, gone), np.delete(self.pieces, gone + 1))
+        x, pieces = without_closed(self.x, self.pieces)
         return Quantized(tuple(tau * x), tuple(levels[pieces]))
 
 
@@ -280,6 +279,12 @@ def drop_slivers(x: FloatArray, pieces: IntArray, most: int) -> tuple[FloatArray
         x, pieces = np.delete(x, max(i - 1, 0)), np.delete(pieces, i)
         x, pieces = _merge_equal(x, pieces)
     return x, pieces
+
+
+def without_closed(x: FloatArray, pieces: IntArray) -> tuple[FloatArray, IntArray]:
+    """Thresholds and pieces without those pieces whose ends have met."""
+    gone = np.flatnonzero(np.diff(x) < Tolerance.MET)
+    return _merge_equal(np.delete(x, gone), np.delete(pieces, gone + 1))
 
 
 def _merge_equal(x: FloatArray, pieces: IntArray) -> tuple[FloatArray, IntArray]:
