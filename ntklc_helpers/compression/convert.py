@@ -23,7 +23,7 @@ from .readout import Readout
 from .ternary import TernaryMatrix
 from .train import outputs
 
-Levels = int | Sequence[int] | Literal["paper"] | Matching
+Levels = int | Sequence[int] | Literal["paper", "script"] | Matching
 Grid = Literal["uniform", "free"]
 
 # How far the data's scale may be from the one a random network was made for.
@@ -64,15 +64,15 @@ def compress(
         an activation of your own are named in its attribute ``breakpoints``.
     X : (n, p) array
         Samples. A random network only checks its scale on them.
-    levels : int, sequence of int, "paper", or Matching
+    levels : int, sequence of int, "paper", "script", or Matching
         As for :func:`match`; or what that returned for the network, where many are compressed.
     sparsity : float
         ε in [0, 1), the share of zeros.
     seed : int
         Of drawn weights.
     grid : "uniform" or "free"
-        As for :func:`match`. On a uniform grid layers run on integers. Not used by "paper", nor
-        where ``levels`` is a Matching.
+        As for :func:`match`. On a uniform grid layers run on integers. Not used by "paper" and
+        "script", nor where ``levels`` is a Matching.
     weights : "drawn" or "projected"
         "projected" keeps the signs of the largest weights, the share 1 − ε of each layer: what a
         trained network needs, and its default. "drawn" is the default for a random network, and can
@@ -134,7 +134,7 @@ def _compress_random(
     if isinstance(levels, Matching):
         matching = levels
     else:
-        # "paper" has levels of its own and takes no grid.
+        # The published scheme has levels of its own and takes no grid.
         own: Any = {} if isinstance(levels, str) else {"grid": grid}
         matching = match(net.activations, net.tau0, levels, **own)
     steps = matching.activations

@@ -37,7 +37,7 @@ class Matching:
     activations : tuple of Quantized
     tau0 : float
     objective : str
-        "exact", "ridge", "lloyd-max" or "paper".
+        "exact", "ridge", "lloyd-max", "paper" or "script".
     original, compressed : tuple of LayerCoefficients
         Coefficients of the two networks, layer by layer.
     relative_error : dict
@@ -74,16 +74,30 @@ class Matching:
         return max(kept) < Tolerance.EXACT
 
     @property
+    def ratios_kept(self) -> bool:
+        """Whether α₁ : α₂ : α₃ are the original's to 1e-9. The compressed equivalent is then, but
+        for a factor, the original's and a multiple of the identity: :attr:`ridge_shift`."""
+        old, new = (
+            layers[-1].alpha[:3] * self.tau0 ** np.array([2, 4, 4])
+            for layers in (self.original, self.compressed)
+        )
+        factor = (old @ new) / (new @ new)
+        return bool(np.max(np.abs(factor * new - old)) < Tolerance.EXACT * np.max(np.abs(old)))
+
+    @property
     def ridge_shift(self) -> float:
         """Δρ: how much more of the identity the compressed equivalent holds than the original.
 
         In units of the original's conjugate kernel: f τ_L²(compressed) − τ_L², f the factor that
-        brings α₁ (α₂ where α₁ = 0) back to the original's. Whenever α₁ : α₂ : α₃ are kept,
-        f K̃_compressed = K̃ + Δρ I.
+        brings α₁ (α₂ where α₁ = 0) back to the original's. Where :attr:`ratios_kept`,
+        f K̃_compressed = K̃ + Δρ I. Elsewhere no multiple of the identity is between the two, and
+        this number no ridge; it is infinite where that coefficient is lost.
         """
         old, new = self.original[-1], self.compressed[-1]
         natural = old.tau**2 / self.tau0 ** np.array([2, 4])
         lead = next((i for i in (0, 1) if old.alpha[i] > Tolerance.ZERO * natural[i]), None)
+        if lead is not None and abs(new.alpha[lead]) < Tolerance.NO_SHARE * natural[lead]:
+            return float("inf")
         factor = 1.0 if lead is None else old.alpha[lead] / new.alpha[lead]
         return float(factor * new.tau**2 - old.tau**2)
 
@@ -106,7 +120,7 @@ class Matching:
 def match(
     activations: Sequence[AnyActivation | str],
     tau0: float,
-    levels: int | Sequence[int] | Literal["paper"] = 8,
+    levels: int | Sequence[int] | Literal["paper", "script"] = 8,
     objective: Literal["exact", "ridge", "lloyd-max"] = "exact",
     grid: Literal["free", "uniform"] = "free",
     strict: bool = False,
@@ -119,10 +133,11 @@ def match(
         σ₁ … σ_L of the network, every layer centred.
     tau0 : float
         Scale of the network's input, positive.
-    levels : int, sequence of int, or "paper"
+    levels : int, sequence of int, "paper" or "script"
         Number of distinct values of each staircase, at least 2; one for all layers or one each.
         Up to 256, so many pieces are the most too. "paper": the published scheme, σ_T in every
-        layer but the last, σ_Q in the last.
+        layer but the last, σ_Q in the last, its equations solved as far as they can be. "script":
+        the last as the published script leaves it.
     objective : "exact", "ridge" or "lloyd-max"
         "exact": α₁, α₂, α₃ and τ_L as they are. Every layer on its own if that can be, so that all
         coefficients stay; else the layers together; else the least relative errors found.
@@ -167,18 +182,17 @@ def match(
     acts, tau0 = activation_list("activations", activations), positive("tau0", tau0)
     one_of("objective", objective, ("exact", "ridge", "lloyd-max"))
     one_of("grid", grid, ("free", "uniform"))
-    lloyd_max = objective == "lloyd-max"
-    counts = _counts(levels, len(acts), CODES if lloyd_max or grid == "uniform" else None)
-    paper = isinstance(levels, str)
+    paper, unlimited = isinstance(levels, str), objective != "lloyd-max" and grid == "free"
+    counts = _counts(levels, len(acts), None if unlimited else CODES)
     if paper and (objective, grid) != ("exact", "free"):
-        raise ValueError('levels="paper" fixes objective and grid; leave them out')
+        raise ValueError(f'levels="{levels}"" fixes objective and grid; leave them out')
     original = propagate(acts, tau0)
     moments = tuple(layer_moments(acts, tau0))
     shares = np.stack([demanded_shares(g) for g in moments])
     proof, reason = certify(shares, counts), ""
     if paper:
-        found, reason = paper_scheme(acts, moments)
-    elif lloyd_max:
+        found, reason = paper_scheme(acts, moments, script=levels == "script")
+    elif objective == "lloyd-max":
         found = quantisers(acts, tau0, counts, grid == "uniform")
     else:
         layers = [Layer(*x, grid == "uniform") for x in zip(acts, moments, counts, strict=True)]
@@ -190,7 +204,7 @@ def match(
     matching = Matching(
         activations=tuple(found),
         tau0=tau0,
-        objective="paper" if paper else objective,
+        objective=str(levels) if paper else objective,
         original=original,
         compressed=compressed,
         relative_error=error,
@@ -198,16 +212,15 @@ def match(
         proof_all=proof or (certify_all(shares, counts) if inexact else None),
         reason=reason,
     )
-    ratios = max(error[f"alpha{i}"] for i in (1, 2, 3)) < Tolerance.EXACT and not reason
-    met = {"exact": matching.exact, "lloyd-max": True}.get(matching.objective, ratios)
-    if strict and not met:
+    met = {"exact": matching.exact, "lloyd-max": True}
+    if strict and not met.get(matching.objective, matching.ratios_kept and not reason):
         raise MatchingError(matching.certificate)
     return matching
 
 
 def _counts(levels: int | Sequence[int] | str, depth: int, most: int | None) -> list[int]:
     if isinstance(levels, str):
-        one_of("levels", levels, ("paper",))
+        one_of("levels", levels, ("paper", "script"))
         return [2] * (depth - 1) + [3]
     counts = list(levels) if isinstance(levels, Sequence | np.ndarray) else [levels] * depth
     same_length("levels", counts, "activations", depth)

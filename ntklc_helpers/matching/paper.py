@@ -1,24 +1,27 @@
 """The published scheme: σ_T (two levels) in every layer but the last, σ_Q (three levels) there.
 
-σ_T must have the d1², d2² and (σ²)'' of the original. On ξ ~ N(0, 1) its thresholds x₁ < x₂ then
-lie on an explicit curve, and one equation in one unknown is left; see :func:`sigma_t_solutions`.
+Its equations are solved here as far as they can be. The published script solves the last layer's
+otherwise, and what it leaves is :func:`script_sigma_q`. σ_T must have the d1², d2² and (σ²)'' of
+the original. On ξ ~ N(0, 1) its thresholds x₁ < x₂ then lie on an explicit curve, and one equation
+in one unknown is left; see :func:`sigma_t_solutions`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import product
 from operator import itemgetter
 
 import numpy as np
-from scipy.optimize import brentq
+from scipy.optimize import Bounds, brentq, minimize
 from scipy.special import ndtr
 
-from .._checks import positive
+from .._checks import FloatArray, positive
 from ..theory.activations import AnyActivation, Quantized, sigma_q, sigma_t
 from ..theory.gaussian import GaussianMoments, gaussian_panels
 from ..theory.moments import gaussian_moments
-from .solve import Demand, Tolerance, fit, fit_up_to_scale
-from .staircases import Layer, Staircase, demanded_shares, fit_layer
+from .solve import Demand, Tolerance, best, fit, fit_up_to_scale
+from .staircases import Layer, Staircase, demanded_shares, fit_layer, without_closed
 
 # u from thresholds that all but touch to an upper threshold nearly 40 standard deviations out.
 _LOG_U = (-12.0, 5.8)
@@ -26,6 +29,11 @@ _LOG_U = (-12.0, 5.8)
 _LARGEST_KAPPA = 30.0
 _SIGMA_Q_PIECES = np.array([1, 0, 2, 0, 1])
 _SIGMA_Q_STARTS = [(c, w) for w in (0.5, 0.8) for c in (0.0, -0.5, 0.5, -1.0, 1.0)]
+# The script's thresholds from r₁, r₂ − r₁ and r₃ − r₂, and where these are looked for.
+_SCRIPT_THRESHOLDS = np.array([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [1.0, 1.0, 1.0], [1.0, 2.0, 1.0]])
+_SCRIPT_PIECES = np.array([1, 0, 1, 0, 1])
+_SCRIPT_GRID = (-4.0, 3.0, 29), (0.05, 3.05, 13), (0.0, 6.0, 13)
+_SCRIPT_STARTS = 20
 
 
 def sigma_t_solutions(g: GaussianMoments, tau: float | None = None) -> tuple[Quantized, ...]:
@@ -168,6 +176,47 @@ def _sigma_q_starts(activation: AnyActivation, g: GaussianMoments, tau: float) -
     return stairs
 
 
+def script_sigma_q(g: GaussianMoments, tau: float) -> Quantized | None:
+    """The last layer as the published script, ``solve_equation.py``, leaves it at its very best.
+
+    It sets b₁ = b₂ = √((q/d2)² + 4v) and r₂ − r₁ = r₄ − r₃, with q = (σ²)'', and takes the three
+    thresholds left with the least sum of squared residuals of d1², d2², q and v, however large.
+    Where it restarts at random, a grid is searched here, and the best of it improved on. ``g`` and
+    ``tau`` as for :func:`sigma_t_solutions`. None where d2 = 0.
+
+    For ReLU × 3 at τ₀ = 1 that is a sum of 0.947 at an even step, r₂ = r₃, whose d1 is 0.
+
+    >>> from ntklc_helpers.matching.paper import script_sigma_q
+    >>> len(script_sigma_q(nh.gaussian_moments(nh.activation("relu"), 1.0), 1.0).thresholds)
+    4
+    """
+    if abs(g.d2) * tau**2 < Tolerance.NO_MOMENT * np.sqrt(g.variance):
+        return None
+    levels = np.array([0.0, np.hypot(g.square_d2 / g.d2, 2 * np.sqrt(g.variance))])
+    target = np.array([g.d1**2, g.d2**2, g.square_d2, g.variance])
+
+    def stair(z: FloatArray) -> Staircase:
+        return Staircase(_SCRIPT_THRESHOLDS @ z, _SCRIPT_PIECES, levels, uniform=True)
+
+    def cost(z: FloatArray) -> tuple[float, FloatArray]:
+        (_, c1, c2, cs, v), (_, j1, j2, js, jv) = stair(z).moments()
+        d1, d2 = c1 / tau, np.sqrt(2) * c2 / tau**2
+        left = np.array([d1**2, d2**2, cs / tau**2, v]) - target
+        slope = [2 * d1 / tau * j1, 2 * d2 * np.sqrt(2) / tau**2 * j2, js / tau**2, jv]
+        return float(left @ left), 2 * left @ np.array(slope) @ _SCRIPT_THRESHOLDS
+
+    starts = [np.array(z) for z in product(*(np.linspace(*ends) for ends in _SCRIPT_GRID))]
+    nearest = sorted(starts, key=lambda z: cost(z)[0])[:_SCRIPT_STARTS]
+    exactly = {"ftol": 1e-16, "gtol": 1e-12, "maxiter": 500}
+    box = Bounds([-6.0, 0.0, 0.0], [6.0, 12.0, 12.0])
+    fits = [
+        minimize(cost, z, method="L-BFGS-B", jac=True, bounds=box, options=exactly) for z in nearest
+    ]
+    found = stair(best(fits, lambda fit: fit.fun).x)
+    x, pieces = without_closed(found.x, found.pieces)
+    return Quantized(tuple(tau * x), tuple(levels[pieces]), name="sigma_q")
+
+
 def sigma_t_network(moments: Sequence[GaussianMoments]) -> list[Staircase]:
     """σ_T in every layer, if there is one: it keeps the ratios, though at a large Δρ."""
     stairs, tau = [], moments[0].tau
@@ -182,9 +231,12 @@ def sigma_t_network(moments: Sequence[GaussianMoments]) -> list[Staircase]:
 
 
 def paper_scheme(
-    activations: Sequence[AnyActivation], moments: Sequence[GaussianMoments]
+    activations: Sequence[AnyActivation], moments: Sequence[GaussianMoments], script: bool
 ) -> tuple[list[Quantized], str]:
-    """σ_T, …, σ_T, σ_Q, each at the scale the layers before it leave; and what is missing."""
+    """σ_T, …, σ_T, σ_Q, each at the scale the layers before it leave; and what is missing.
+
+    ``script``: σ_Q as the published script leaves it.
+    """
     found: list[Quantized] = []
     missing: list[str] = []
     tau = moments[0].tau
@@ -192,7 +244,8 @@ def paper_scheme(
         if depth < len(activations):
             name, m, step = "sigma_t", 2, next(iter(sigma_t_solutions(g, tau)), None)
         else:
-            name, m, step = "sigma_q", 3, sigma_q_solution(activation, g, tau)
+            step = script_sigma_q(g, tau) if script else sigma_q_solution(activation, g, tau)
+            name, m = "sigma_q", 3
         if step is None:
             missing.append(f"no {name} with the d1², d2² and (σ²)'' of layer {depth}")
             step = fit_layer(Layer(activation, g, m))[0].activation(tau, g.mean, g.variance)
