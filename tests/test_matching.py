@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import fsolve
+from scipy.optimize import differential_evolution, fsolve
 from scipy.special import ndtr
 
 import ntklc_helpers as nh
@@ -156,6 +156,62 @@ def test_published_scheme_leaves_a_multiple_of_the_identity():
     )
     np.testing.assert_allclose(gap, out.ridge_shift * np.eye(80), atol=1e-12)
     assert out.ridge_shift > 5 * out.original[-1].tau ** 2
+
+
+def test_the_published_script_leaves_its_residuals():
+    """Its problem again, under a global search that knows nothing of the grid or of slopes."""
+    out, solved = match([RELU] * 3, 1.0, "script"), match([RELU] * 3, 1.0, "paper")
+    assert out.activations[:2] == solved.activations[:2]
+    tau = out.compressed[1].tau
+    g = nh.gaussian_moments(RELU, out.original[1].tau)
+    target = np.array([g.d1**2, g.d2**2, g.square_d2, g.variance])
+    height = np.hypot(g.square_d2 / g.d2, 2 * np.sqrt(g.variance))
+
+    def cost_of(step):
+        h = nh.gaussian_moments(step, tau)
+        return np.sum((np.array([h.d1**2, h.d2**2, h.square_d2, h.variance]) - target) ** 2)
+
+    def cost(z):
+        r = tau * np.array([z[0], z[0] + z[1], z[0] + z[1] + z[2], z[0] + 2 * z[1] + z[2]])
+        return cost_of(nh.sigma_q(*r, height, height))
+
+    box = [(-4.0, 4.0), (1e-6, 4.0), (1e-6, 8.0)]
+    search = differential_evolution(cost, box, seed=0, popsize=8, maxiter=60)
+    assert cost_of(out.activations[-1]) == pytest.approx(0.9467810, abs=1e-6)
+    assert cost_of(out.activations[-1]) <= search.fun + 1e-9
+    # An even step: its linear part is gone, and with it all that the data's Gram matrix was.
+    low, high = out.activations[-1].thresholds
+    assert -low == pytest.approx(high, abs=1e-6) and high == pytest.approx(0.75, abs=1e-3)
+    assert abs(out.compressed[-1].alpha[0]) < 1e-15 and out.ridge_shift == np.inf
+    assert not out.ratios_kept and solved.ratios_kept and not out.exact
+    assert "no sigma_q" in match(["tanh"], 1.0, "script").reason
+    with pytest.raises(ValueError, match='levels="script" fixes objective and grid'):
+        match([RELU], 1.0, "script", objective="ridge")
+
+
+def test_a_ridge_is_one_only_where_ratios_are_kept():
+    """There the compressed equivalent, rescaled, is the original's and a multiple of the identity."""
+    sample = nh.GaussianMixture.preset("mixed", p=60, n_classes=2).sample(n=80, seed=0)
+    stats = nh.estimate_statistics(sample.X, sample.labels)
+    for levels, objective in (
+        (2, "ridge"),
+        (3, "ridge"),
+        (2, "exact"),
+        (8, "exact"),
+        (4, "lloyd-max"),
+    ):
+        out = match([RELU] * 2, stats.tau0, levels, objective)
+        old, new = (
+            nh.ck_equivalent(sample.X, stats, c[-1]).to_dense()
+            for c in (out.original, out.compressed)
+        )
+        left = out.original[-1].alpha[0] / out.compressed[-1].alpha[0] * new - old
+        off = np.abs(left - out.ridge_shift * np.eye(80)).max()
+        assert (
+            (off < 1e-9 * out.original[-1].tau ** 2)
+            == out.ratios_kept
+            == (objective != "lloyd-max" and (levels, objective) != (2, "exact"))
+        )
 
 
 def test_published_scheme_says_what_it_lacks():
@@ -399,7 +455,7 @@ def test_an_activation_with_few_levels_is_its_own_match():
         ({"levels": 1}, "levels must be a whole number of at least 2"),
         ({"levels": 2.5}, "levels"),
         ({"levels": [8, 8, 8]}, "levels must have 2 entries, as many as activations"),
-        ({"levels": "best"}, "levels must be one of paper"),
+        ({"levels": "best"}, "levels must be one of paper, script"),
         ({"levels": None}, "levels must be a whole number"),
         ({"levels": [4, "4"]}, "levels must be a whole number"),
         ({"levels": []}, "levels must have 2 entries"),

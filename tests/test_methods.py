@@ -30,10 +30,11 @@ def accuracy(task, features, fitted):
 
 
 def test_every_case_stands_once_and_none_is_left_out():
-    found = cases([40, 100], [2, 16, 4], 0.9, [5, 6], sparsities=[0.0, 0.9], sparsity_width=100)
+    shares = {"sparsities": [0.0, 0.9], "sparsity_width": 100}
+    found = cases([40, 100], [2, 16, 4], 0.9, [5, 6], lloyd_max=[16], **shares)
     assert len(found) == len(set(found))
-    every = {"dense", "random pruning", "magnitude pruning", "ternary, ReLU", "paper"}
-    every |= {"2 levels", "16 levels", "4 levels"}
+    every = {"dense", "random pruning", "magnitude pruning", "ternary, ReLU", "paper", "script"}
+    every |= {"2 levels", "16 levels", "4 levels", "Lloyd–Max, 16 levels"}
     for width in (40, 100):
         for seed in (5, 6):
             here = {c.method.name for c in found if (c.width, c.seed) == (width, seed)}
@@ -43,7 +44,7 @@ def test_every_case_stands_once_and_none_is_left_out():
     pruned = {"random pruning", "magnitude pruning", "ternary, ReLU"}
     assert {c.method.name for c in swept} == {*pruned, "16 levels"}
     assert {(c.width, c.seed) for c in swept} == {(100, 5), (100, 6)} and len(swept) == 8
-    assert len(found) == 2 * 2 * 8 + 8
+    assert len(found) == 2 * 2 * 10 + 8
     # Another width for the sweep: the dense network is its reference there.
     extra = cases([40], [2], 0.9, [0], sparsities=[0.5], sparsity_width=70)
     assert extra[-1] == Case("dense", 70, 0.0, 0)
@@ -53,12 +54,16 @@ def test_every_case_stands_once_and_none_is_left_out():
 
 def test_each_entry_is_shown_in_its_own_way():
     found = all_methods([2, 3, 4, 6, 8, 12, 16])
-    assert list(found)[:5] == list(METHODS) and list(found)[-1] == "16 levels"
+    assert list(found)[:6] == list(METHODS) and list(found)[-1] == "16 levels"
     looks = {(str(method.colour), method.marker) for method in found.values()}
-    assert len(looks) == len(found) == 12
-    assert [name for name, method in found.items() if method.label != name] == ["paper"]
-    darkness = [sum(method.colour[:3]) for method in list(found.values())[5:]]
+    assert len(looks) == len(found) == 13
+    assert [name for name, method in found.items() if method.label != name] == ["paper", "script"]
+    darkness = [sum(method.colour[:3]) for method in list(found.values())[6:]]
     assert darkness == sorted(darkness, reverse=True)
+    both = all_methods([2, 16], lloyd_max=[2, 16])
+    hollow = [name for name, method in both.items() if method.look.get("mfc") == "white"]
+    assert hollow == ["Lloyd–Max, 2 levels", "Lloyd–Max, 16 levels"] == list(both)[-2:]
+    assert len({(str(m.look["color"]), m.look["marker"]) for m in both.values()}) == len(both)
 
 
 def test_a_new_method_is_one_entry(task, monkeypatch):
@@ -71,10 +76,14 @@ def test_a_new_method_is_one_entry(task, monkeypatch):
 
 
 def test_staircases_are_those_of_match_and_relu_has_none():
-    entries = all_methods([4])
-    for name, options in (("paper", ("paper",)), ("4 levels", (4,))):
-        grid = {} if name == "paper" else {"grid": "uniform"}
-        expected = nh.match([RELU] * 3, 1.0, *options, **grid)
+    entries, lloyd = all_methods([4], [4]), {"levels": 4, "objective": "lloyd-max"}
+    for name, options in (
+        ("paper", {"levels": "paper"}),
+        ("script", {"levels": "script"}),
+        ("4 levels", {"levels": 4, "grid": "uniform"}),
+        ("Lloyd–Max, 4 levels", lloyd),
+    ):
+        expected = nh.match([RELU] * 3, 1.0, **options)
         for ours, theirs in zip(
             entries[name].matching.activations, expected.activations, strict=True
         ):
@@ -120,7 +129,7 @@ def test_networks_with_relu(task):
 
 def test_networks_that_run_on_integers_are_files(task, tmp_path):
     entries = all_methods([16])
-    for method, levels in (("paper", "paper"), ("16 levels", 16)):
+    for method, levels in (("paper", "paper"), ("script", "script"), ("16 levels", 16)):
         row = measure(task, Case(entries[method], 60, 0.9, 2), device="cpu")
         net = nh.RandomMLP(64, [60] * 3, [RELU] * 3)
         small = nh.compress(net, task.X, levels=levels, sparsity=0.9, seed=2)

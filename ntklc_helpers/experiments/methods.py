@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 DEPTH = 3
 RELUS = [activation("relu")] * DEPTH
 
-Levels = int | Literal["paper"]
+Levels = int | Literal["paper", "script"]
 Built = tuple[Callable[[NDArray], NDArray], Callable[[Readout], int]]
 """Two functions: the features of rows, and the bytes of the network with a readout."""
 
@@ -79,15 +79,17 @@ class Method:
         As matplotlib takes them.
     build : callable
         From a :class:`Case`, the rows X and a device to what is :data:`Built`.
-    levels : int or "paper", optional
+    levels : int, "paper" or "script", optional
         Of staircases matched to three ReLU layers at τ₀ = 1, on a uniform grid; none for ReLU.
+    lloyd_max : bool
+        Whether they are Lloyd–Max quantisers instead, their levels free.
     sparse : bool
         Whether the weights have zeros.
 
     Examples
     --------
-    >>> METHODS["paper"].label, METHODS["dense"].sparse
-    ('published', False)
+    >>> METHODS["script"].label, METHODS["dense"].sparse
+    ('published script', False)
     """
 
     name: str
@@ -95,18 +97,27 @@ class Method:
     marker: str
     build: Callable[[Case, NDArray, torch.device], Built]
     levels: Levels | None = None
+    lloyd_max: bool = False
     sparse: bool = True
     label: str = attrs.Factory(lambda self: self.name, takes_self=True)
 
     @property
     def matching(self) -> Matching | None:
         """The staircases, solved once; None for ReLU."""
-        return None if self.levels is None else _matched(self.levels)
+        return None if self.levels is None else _matched(self.levels, self.lloyd_max)
+
+    @property
+    def look(self) -> dict[str, Any]:
+        """Colour, marker and line as matplotlib's functions take them; Lloyd–Max hollow, dashed."""
+        style = {"color": self.colour, "marker": self.marker, "label": self.label}
+        return style | ({"mfc": "white", "ls": "--"} if self.lloyd_max else {"ls": "-"})
 
 
 @cache
-def _matched(levels: Levels) -> Matching:
-    return match(RELUS, 1.0, levels, grid="free" if levels == "paper" else "uniform")
+def _matched(levels: Levels, lloyd_max: bool) -> Matching:
+    if lloyd_max:
+        return match(RELUS, 1.0, levels, objective="lloyd-max")
+    return match(RELUS, 1.0, levels, grid="free" if isinstance(levels, str) else "uniform")
 
 
 def _named(method: Method | str) -> Method:
@@ -176,25 +187,28 @@ METHODS = {
         Method("random pruning", COLOURS[0], "v", _floats(pruned_bytes, Pruned)),
         Method("magnitude pruning", COLOURS[1], "^", _floats(pruned_bytes, MagnitudePruned)),
         Method("ternary, ReLU", COLOURS[2], "D", _floats(_signs, Ternary)),
-        Method("paper", COLOURS[4], "x", _integers, "paper", label="published"),
+        Method("paper", COLOURS[4], "x", _integers, "paper", label="published, solved"),
+        Method("script", COLOURS[5], "+", _integers, "script", label="published script"),
     )
 }
 """The methods without a number of levels, by name, in the order of tables and figures."""
 
 
-def levels_name(levels: Levels) -> str:
-    """The name of the method with m levels, ``"m levels"``; ``"paper"`` is one itself.
+def levels_name(levels: Levels, lloyd_max: bool = False) -> str:
+    """The name of the method with m levels; ``"paper"`` and ``"script"`` are names themselves.
 
     Examples
     --------
-    >>> levels_name(16), levels_name("paper")
-    ('16 levels', 'paper')
+    >>> levels_name(16), levels_name(16, lloyd_max=True), levels_name("paper")
+    ('16 levels', 'Lloyd–Max, 16 levels', 'paper')
     """
-    return "paper" if levels == "paper" else f"{levels} levels"
+    return (
+        str(levels) if isinstance(levels, str) else "Lloyd–Max, " * lloyd_max + f"{levels} levels"
+    )
 
 
-def all_methods(levels: Sequence[int] = ()) -> dict[str, Method]:
-    """``METHODS``, and a method ``"m levels"`` for each m, from light to dark.
+def all_methods(levels: Sequence[int] = (), lloyd_max: Sequence[int] = ()) -> dict[str, Method]:
+    """``METHODS``, and methods ``"m levels"`` and ``"Lloyd–Max, m levels"``, from light to dark.
 
     Raises ValueError if a number of levels is not at least 2.
 
@@ -204,15 +218,16 @@ def all_methods(levels: Sequence[int] = ()) -> dict[str, Method]:
 
     Examples
     --------
-    >>> [method.label for method in all_methods([16]).values()][-2:]
-    ['published', '16 levels']
+    >>> [method.label for method in all_methods([16], lloyd_max=[2]).values()][-2:]
+    ['16 levels', 'Lloyd–Max, 2 levels']
     """
-    reds = mpl.colormaps["Reds"](np.linspace(0.35, 1, len(levels)))
-    marks = "o<>*Ph8p" * (1 + len(levels) // 8)
-    found = {
-        levels_name(m): Method(levels_name(m), tuple(red), mark, _integers, whole("levels", m, 2))
-        for m, red, mark in zip(levels, reds, marks, strict=False)
-    }
+    found = {}
+    for counts, lloyd, shades in ((levels, False, "Reds"), (lloyd_max, True, "Blues")):
+        colours = mpl.colormaps[shades](np.linspace(0.35, 1, len(counts)))
+        marks = "o<>*Ph8p" * (1 + len(counts) // 8)
+        for m, colour, mark in zip(counts, colours, marks, strict=False):
+            name, m = levels_name(m, lloyd), whole("levels", m, 2)
+            found[name] = Method(name, tuple(colour), mark, _integers, m, lloyd)
     return METHODS | found
 
 
@@ -223,8 +238,9 @@ def cases(
     seeds: Sequence[int],
     sparsities: Sequence[float] = (),
     sparsity_width: int | None = None,
+    lloyd_max: Sequence[int] = (),
 ) -> tuple[Case, ...]:
-    """All methods at all widths and one sparsity, each case once.
+    """All methods at all widths and one sparsity, each case once; ``lloyd_max`` as ``levels``.
 
     At ``sparsities``, and ``sparsity_width``, pruning, ternary weights and the most levels as well,
     beside the dense network. Raises ValueError if a setting is not as stated, or there are
@@ -237,12 +253,12 @@ def cases(
     Examples
     --------
     >>> len(cases([500, 1000], [2, 16], 0.9, seeds=range(3)))
-    42
+    48
     """
     if len(sparsities) and sparsity_width is None:
         raise ValueError("sparsity_width must be given where there are sparsities")
-    every, most = all_methods(levels).values(), max(levels, default=None)
-    swept = [method for method in every if method.sparse and method.levels in (None, most)]
+    every, most = all_methods(levels, lloyd_max).values(), levels_name(max(levels, default=0))
+    swept = [m for m in every if m.sparse and (m.levels is None or m.name == most)]
     plan: list[Any] = [
         *product(widths, [sparsity], seeds, every),
         *product([sparsity_width], sparsities, seeds, swept),

@@ -15,7 +15,8 @@ from attrs import frozen
 from .._checks import one_of, positive, same_length, whole
 from ..theory.activations import AnyActivation, Quantized, activation_list
 from ..theory.coefficients import LayerCoefficients, propagate
-from ..theory.moments import layer_moments
+from ..theory.gaussian import GaussianMoments
+from ..theory.moments import gaussian_moments
 from .certificates import Certificate, certify, certify_all
 from .layerwise import staircases_for
 from .paper import paper_scheme, sigma_t_network
@@ -185,9 +186,9 @@ def match(
     paper, unlimited = isinstance(levels, str), objective != "lloyd-max" and grid == "free"
     counts = _counts(levels, len(acts), None if unlimited else CODES)
     if paper and (objective, grid) != ("exact", "free"):
-        raise ValueError(f'levels="{levels}"" fixes objective and grid; leave them out')
+        raise ValueError(f'levels="{levels}" fixes objective and grid; leave them out')
     original = propagate(acts, tau0)
-    moments = tuple(layer_moments(acts, tau0))
+    moments = _moments(acts, tau0, original)
     shares = np.stack([demanded_shares(g) for g in moments])
     proof, reason = certify(shares, counts), ""
     if paper:
@@ -216,6 +217,13 @@ def match(
     if strict and not met.get(matching.objective, matching.ratios_kept and not reason):
         raise MatchingError(matching.certificate)
     return matching
+
+
+def _moments(
+    acts: Sequence[AnyActivation], tau0: float, layers: Sequence[LayerCoefficients]
+) -> list[GaussianMoments]:
+    scales = [tau0, *(layer.tau for layer in layers[:-1])]
+    return [gaussian_moments(act, tau) for act, tau in zip(acts, scales, strict=True)]
 
 
 def _counts(levels: int | Sequence[int] | str, depth: int, most: int | None) -> list[int]:
