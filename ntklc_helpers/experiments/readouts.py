@@ -55,7 +55,7 @@ class ReadoutComparison(Experiment):
     Examples
     --------
     >>> len(ReadoutComparison(network="vgg_tiny", data="digits", widths=[30]).cases())
-    105
+    108
     """
 
     widths: Sequence[int] = checked(_each, (500, 1000, 2000, 4000, 8000), whole)
