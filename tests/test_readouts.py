@@ -214,5 +214,7 @@ def test_the_record_of_the_book_is_read():
     assert preset_of(record.settings, PRESETS) == "two-cores"
     run = PRESETS["two-cores"]
     names = ["method", "width", "sparsity", "seed"]
-    assert record.table[names].to_dict("records") == [case.key for case in run.cases()]
+    # It was made before the published script was a method.
+    planned = [case.key for case in run.cases() if case.method.name != "script"]
+    assert record.table[names].to_dict("records") == planned
     assert kernels_of(record)[CLASSES].exact.shape == (2000,)

@@ -177,8 +177,9 @@ def match(
     (True, [8, 8, 8])
     >>> nh.match(["relu"], tau0=1.0, levels=2).proof.levels_needed
     3
-    >>> nh.match(["linear"], 1.0, levels=2, objective="lloyd-max").activations[0].thresholds
-    (0.0,)
+    >>> quantised = nh.match(["linear"], tau0=1.0, levels=2, objective="lloyd-max")
+    >>> print(np.round(quantised.activations[0].levels, 4))
+    [-0.7979  0.7979]
     """
     acts, tau0 = activation_list("activations", activations), positive("tau0", tau0)
     one_of("objective", objective, ("exact", "ridge", "lloyd-max"))
