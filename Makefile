@@ -24,7 +24,7 @@ help:
 	@echo "make test-browser  read every page of that book in chromium, without a network"
 	@echo "make lab    open the chapters' sources in JupyterLab"
 	@echo "make bench  run the benchmarks"
-	@echo "make record  make the records of a long run (CHAPTER=13_cifar10 or 15_random_pruning)"
+	@echo "make record  make the records of a long run (CHAPTER=12_accuracy_before_training, 14_… or 16_…)"
 	@echo "make colab  let every chapter be opened on Colab, from the book's address on GitHub"
 	@echo "make lint   check style, formatting and types, and that notebooks are stored without outputs"
 	@echo "make env    make the environment in VENV=$(VENV) from the lock"
@@ -48,7 +48,7 @@ $(INSTALLED): $(if $(UP_TO_DATE),,FORCE)
 	    rm -f $(BIN)/python*; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing the locked environment into $(VENV); the first time this takes some minutes"
 	@$(BIN)/python -m pip install -qq --progress-bar off --disable-pip-version-check \
-	    -c constraints.txt -e '.[book,test]'
+	    -c constraints.txt -e '.[book,cluster,test]'
 	@cat constraints.txt pyproject.toml > $@
 
 # `make book`, `make again` and single files: the rules are in book/build.mk. One build at a time
@@ -87,7 +87,7 @@ bench: $(INSTALLED)
 
 # Stopped and called again, it goes on. CHAPTER may be one of its records, such as pruning_resnet20,
 # and OPTIONS change settings: OPTIONS="--preset smoke --steps 200". gpu-record is its older name.
-CHAPTER ?= 13_cifar10
+CHAPTER ?= 14_cifar10
 record gpu-record: $(INSTALLED)
 	$(BIN)/python -m ntklc_helpers.experiments $(CHAPTER) --output build/records \
 	    --results book/results $(OPTIONS)

@@ -38,6 +38,7 @@ from .theory import (
     ntk_equivalent,
     limit_kernels,
     limiting_spectrum,
+    forecast,
     RandomMLP,
     empirical_ck,
     empirical_ntk,

@@ -149,6 +149,18 @@ def labels(argument: str, values: Any, n: int | None = None) -> NDArray:
     return found
 
 
+def destination(argument: str, value: Any, shape: tuple[int, ...]) -> NDArray:
+    """``value``, if it is an array, in memory or in a file, that real numbers can be written to."""
+    kind = isinstance(value, np.ndarray) and value.dtype in (np.float64, np.float32)
+    if not kind or value.shape != shape or not value.flags.writeable:
+        found = f"{value.dtype} {value.shape}" if hasattr(value, "dtype") else type(value).__name__
+        raise ValueError(
+            f"{argument} must be a writeable array of float64 or float32 of shape {shape}, "
+            f"got {found}"
+        )
+    return value
+
+
 def torch_device(device: Any) -> torch.device:
     """The device named, if torch can use it; by default CUDA where there is one, else the CPU."""
     if device is None:

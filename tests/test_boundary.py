@@ -187,6 +187,12 @@ def wholes(value):
     return Argument(value, odd)
 
 
+def but(argument, *names):
+    """As ``argument``, but these odd values mean something here."""
+    kept = {name: (argument.odd[name][0], EITHER) for name in names}
+    return attrs.evolve(argument, odd=argument.odd | kept)
+
+
 def classes(value):
     """The classes of a data set that are wanted."""
     odd = {
@@ -366,12 +372,19 @@ CALLS = {
     ),
     "limit_kernels": (
         nh.limit_kernels,
-        {"X": samples(X), "activations": activations([RELU]), "tau0": number(1.5, optional=True)},
+        {"X": samples(X), "activations": activations([RELU]), "Z": samples(X[:3], optional=True)}
+        | {"tau0": number(1.5, optional=True)},
     ),
     "limiting_spectrum": (
         then(nh.limiting_spectrum, lambda found: (found[0].edges, found[1])),
         {"mixture": thing(MIXTURE), "n": whole(8), "coefficients": thing(MIXED)}
         | {"kernel": word("ck")},
+    ),
+    "forecast": (
+        nh.forecast,
+        {"X": samples(X), "y": but(labels(Y), "halves"), "activations": activations([RELU])}
+        | {"widths": but(wholes([6]), "infinity", "None"), "ridge": number(0.0625), "n_train": whole(6, optional=True), "sparsity": number(0.5)}
+        | {"tau0": number(1.5, optional=True), "seed": whole(1)},
     ),
     "RandomMLP": (
         network_and_features,

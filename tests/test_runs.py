@@ -208,15 +208,15 @@ def make(tmp_path, *arguments):
     return command.main([*arguments, *folders, "--device", "cpu"])
 
 
-def test_the_command_makes_the_record_of_chapter_12(tmp_path, capsys):
-    arguments = ["13_cifar10", "--preset", "smoke", "--n-train", "300", "--steps", "6"]
+def test_the_command_makes_the_record_of_a_chapter(tmp_path, capsys):
+    arguments = ["14_cifar10", "--preset", "smoke", "--n-train", "300", "--steps", "6"]
     arguments += ["--widths", "20", "--levels", "16", "--sparsity-width", "20", "--n-seeds", "1"]
     assert make(tmp_path, *arguments, "--no-nesterov") == 0
     assert "16 levels" in capsys.readouterr().out
     made = read_record(tmp_path / "res/cifar10_vgg19")
     training = made.settings["training"]
     assert made.settings["widths"] == [20] and training["steps"] == 6 and not training["nesterov"]
-    assert len(made.table) == 6 + 4 + 0
+    assert len(made.table) == 7 + 4
     assert runs.preset_of(made.settings, readouts.PRESETS) is None
     # Without --replace the record that is there stands, and nothing is begun.
     assert make(tmp_path, *arguments, "--seed", "1") == 1
@@ -228,7 +228,7 @@ def test_the_command_makes_the_record_of_chapter_12(tmp_path, capsys):
 
 
 def test_the_command_makes_the_records_of_chapter_14(tmp_path, capsys):
-    assert make(tmp_path, "15_random_pruning", *SWEEP, "--strategies", "random", "magnitude") == 0
+    assert make(tmp_path, "16_random_pruning", *SWEEP, "--strategies", "random", "magnitude") == 0
     assert "magnitude" in capsys.readouterr().out
     names = {"pruning_resnet20", "pruning_resnet50"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == names
@@ -295,5 +295,5 @@ def test_the_command_can_be_stopped(tmp_path, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(readouts, "train", stop)
-    assert make(tmp_path, "13_cifar10", "--preset", "smoke") == 130
+    assert make(tmp_path, "14_cifar10", "--preset", "smoke") == 130
     assert "Stopped. The same command goes on" in capsys.readouterr().err

@@ -4,6 +4,7 @@ Nothing is imported here, so that a chapter depends on the modules it uses and o
 """
 
 __all__ = [
+    "forecasts",
     "image_nets",
     "images",
     "ledger",

@@ -15,10 +15,10 @@ import attrs
 from ..data.files import DataError
 from .image_nets import TrainingSettings
 from .records import RunError, read_record
-from .runs import Experiment
+from .runs import Experiment, Study
 
 # By name of a record, its experiments by name of a preset; by name of a chapter, its records.
-Records = Mapping[str, Mapping[str, Experiment]]
+Records = Mapping[str, Mapping[str, Study]]
 Chapters = Mapping[str, Sequence[str]]
 
 
@@ -34,7 +34,8 @@ def parser(records: Records, chapters: Chapters, about: str) -> argparse.Argumen
         one.add_argument("--results", type=Path, required=True, help="folder for CSV and JSON")
         one.add_argument("--preset", choices=presets, default="paper")
         one.add_argument("--replace", action=argparse.BooleanOptionalAction, default=False)
-        options = get_type_hints(kind) | get_type_hints(TrainingSettings) | _how(kind)
+        training = get_type_hints(TrainingSettings) if issubclass(kind, Experiment) else {}
+        options = get_type_hints(kind) | training | _how(kind)
         for option, hint in options.items():
             if hint is not TrainingSettings:
                 _add(one, option, hint)
@@ -58,17 +59,19 @@ def _add(to: argparse.ArgumentParser, name: str, hint: Any) -> None:
     to.add_argument(flag, type=kind, nargs=many)
 
 
-def chosen(preset: Experiment, given: Mapping[str, Any]) -> Experiment:
+def chosen(preset: Study, given: Mapping[str, Any]) -> Study:
     """The preset with what was given on the command line in its place."""
 
     def changed(one: Any, **others: Any) -> Any:
         own = {name: given[name] for name in attrs.fields_dict(type(one)) if name in given}
         return attrs.evolve(one, **own, **others)
 
+    if not isinstance(preset, Experiment):
+        return changed(preset)
     return changed(preset, training=changed(preset.training))
 
 
-def _ready(experiment: Experiment, stem: Path, replace: bool) -> None:
+def _ready(experiment: Study, stem: Path, replace: bool) -> None:
     """See that a record can be written, and that it takes the place of none of other settings."""
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)

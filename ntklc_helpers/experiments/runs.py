@@ -30,7 +30,7 @@ from .image_nets import TrainingSettings, architecture, build
 from .images import SHAPES, Images, load_pair
 from .records import Record, RunError
 
-__all__ = ["Experiment", "Run", "begin", "preset_of"]
+__all__ = ["Experiment", "Run", "Study", "begin", "preset_of"]
 
 _ROOT = Path(__file__).parents[2]
 
@@ -40,35 +40,23 @@ def _optional(argument: str, value: Any) -> int | None:
 
 
 @frozen(kw_only=True)
-class Experiment:
+class Study:
     """What all that is run on images is told; ValueError if an argument is not as stated.
 
     Attributes
     ----------
-    network : str
-        As :func:`~ntklc_helpers.experiments.image_nets.build` knows it, for images of that size.
     data, n_train, seed
         As in :func:`~ntklc_helpers.experiments.images.load_pair`; the seed is of all draws.
-    width : int
-        Channels of a ResNet's first stage.
-    training : TrainingSettings
 
     Examples
     --------
-    >>> Experiment(data="digits", n_train=200).difference({"n_train": 100})
+    >>> Study(data="digits", n_train=200).difference({"n_train": 100})
     'n_train is 100 there and 200 here'
     """
 
-    network: str = "lenet_300_100"
     data: str = checked(one_of, "mnist", SHAPES)
     n_train: int | None = checked(_optional, None)
-    width: int = checked(whole, 16)
-    training: TrainingSettings = Factory(TrainingSettings)
     seed: int = checked(whole, 0, 0)
-
-    def __attrs_post_init__(self) -> None:
-        with torch.device("meta"):  # no weights are made
-            architecture(self.network, SHAPES[self.data], 10, self.width)
 
     def plain(self) -> dict[str, Any]:
         """All settings as JSON knows them, and as a record keeps them."""
@@ -78,6 +66,36 @@ class Experiment:
         """In words, where a record's settings are others; those it does not name are the same."""
         here = {name: value for name, value in self.plain().items() if name in settings}
         return settings_difference({name: settings[name] for name in here}, here)
+
+    def check(self, images: Images) -> None:
+        """Refuse what these images do not allow, before anything is written."""
+
+
+@frozen(kw_only=True)
+class Experiment(Study):
+    """A study that trains networks.
+
+    Attributes
+    ----------
+    network : str
+        As :func:`~ntklc_helpers.experiments.image_nets.build` knows it, for images of that size.
+    width : int
+        Channels of a ResNet's first stage.
+    training : TrainingSettings
+
+    Examples
+    --------
+    >>> Experiment(data="digits", network="resnet_8").width
+    16
+    """
+
+    network: str = "lenet_300_100"
+    width: int = checked(whole, 16)
+    training: TrainingSettings = Factory(TrainingSettings)
+
+    def __attrs_post_init__(self) -> None:
+        with torch.device("meta"):  # no weights are made
+            architecture(self.network, SHAPES[self.data], 10, self.width)
 
     def build(self, images: Images, seed: int) -> nn.Sequential:
         """The network for these images, with weights drawn by ``seed``, on the CPU."""
@@ -97,7 +115,7 @@ class Run:
 
     Examples
     --------
-    >>> with begin(Experiment(data="digits", n_train=200), None, "cpu") as run:
+    >>> with begin(Study(data="digits", n_train=200), None, "cpu") as run:
     ...     run.once("first", lambda: {"pixels": run.images.X[0].size})["pixels"]
     64
     """
@@ -154,7 +172,7 @@ class Run:
 
 @contextmanager
 def begin(
-    experiment: Experiment, folder: str | os.PathLike | None, device: torch.device | str | None
+    experiment: Study, folder: str | os.PathLike | None, device: torch.device | str | None
 ) -> Iterator[Run]:
     """A run of an experiment, in a folder that is its own until the block ends.
 
@@ -172,7 +190,7 @@ def begin(
 
     Examples
     --------
-    >>> with begin(Experiment(data="digits", n_train=200), None, "cpu") as run:
+    >>> with begin(Study(data="digits", n_train=200), None, "cpu") as run:
     ...     run.settings["n_images"]
     [200, 599]
     """
@@ -259,12 +277,12 @@ def provenance(device: torch.device, seconds: float) -> dict[str, Any]:
     }
 
 
-def preset_of(settings: Mapping[str, Any], presets: Mapping[str, Experiment]) -> str | None:
+def preset_of(settings: Mapping[str, Any], presets: Mapping[str, Study]) -> str | None:
     """The name of the preset that a record's settings are of; None for others.
 
     Examples
     --------
-    >>> preset_of({"n_train": 100}, {"small": Experiment(n_train=100)})
+    >>> preset_of({"n_train": 100}, {"small": Study(n_train=100)})
     'small'
     """
     return next((name for name, one in presets.items() if not one.difference(settings)), None)

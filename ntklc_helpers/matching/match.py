@@ -15,8 +15,7 @@ from attrs import frozen
 from .._checks import one_of, positive, same_length, whole
 from ..theory.activations import AnyActivation, Quantized, activation_list
 from ..theory.coefficients import LayerCoefficients, propagate
-from ..theory.gaussian import GaussianMoments
-from ..theory.moments import gaussian_moments
+from ..theory.moments import layer_moments
 from .certificates import Certificate, certify, certify_all
 from .layerwise import staircases_for
 from .paper import paper_scheme, sigma_t_network
@@ -189,7 +188,7 @@ def match(
     if paper and (objective, grid) != ("exact", "free"):
         raise ValueError(f'levels="{levels}" fixes objective and grid; leave them out')
     original = propagate(acts, tau0)
-    moments = _moments(acts, tau0, original)
+    moments = tuple(layer_moments(acts, tau0))
     shares = np.stack([demanded_shares(g) for g in moments])
     proof, reason = certify(shares, counts), ""
     if paper:
@@ -218,13 +217,6 @@ def match(
     if strict and not met.get(matching.objective, matching.ratios_kept and not reason):
         raise MatchingError(matching.certificate)
     return matching
-
-
-def _moments(
-    acts: Sequence[AnyActivation], tau0: float, layers: Sequence[LayerCoefficients]
-) -> list[GaussianMoments]:
-    scales = [tau0, *(layer.tau for layer in layers[:-1])]
-    return [gaussian_moments(act, tau) for act, tau in zip(acts, scales, strict=True)]
 
 
 def _counts(levels: int | Sequence[int] | str, depth: int, most: int | None) -> list[int]:

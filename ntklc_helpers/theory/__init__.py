@@ -5,6 +5,7 @@ from .activations import Activation, Quantized, activation, activation_names, si
 from .angle import angle_series, polynomial_equivalent
 from .coefficients import propagate, published_kappa_squared
 from .equivalents import ck_equivalent, ntk_equivalent
+from .forecast import Forecast, Forecaster, forecast
 from .gaussian import GaussianMoments
 from .infinite import limit_kernels
 from .metrics import (
@@ -20,7 +21,11 @@ from .moments import gaussian_moments
 from .networks import RandomMLP, empirical_ck, empirical_ntk
 from .operators import KernelEquivalent
 from .pruned import first_layer_correction, pruned_limit_kernels
+from .ridge import RidgeSolution, kernel_ridge
+from .risk import ridge_risk
 from .spectrum import limiting_spectrum
+from .sphere import SphereKernel, sphere_kernel
+from .tiles import fill_tiles, kernel_array
 from .weights import (
     Gaussian,
     MagnitudePruned,

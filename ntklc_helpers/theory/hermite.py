@@ -7,8 +7,9 @@ from functools import cache
 import numpy as np
 from attrs import frozen
 from numpy.polynomial.chebyshev import chebpts1, chebvander
+from scipy.special import ndtr
 
-from .activations import AnyActivation
+from .activations import AnyActivation, Quantized
 from .duals import Buffers, FloatArray, Pair
 from .gaussian import gauss_rule, gaussian_panels
 from .moments import OFFSET, check_derivative, hermite_integrals, not_converged
@@ -195,6 +196,8 @@ def _expand(
 
     Without a jump, c_k = a E[σ'(aξ) h_{k−1}] / √k, which keeps its digits as a goes to 0.
     """
+    if isinstance(activation, Quantized):
+        return _expand_steps(activation, scales, degree)
     kinks = np.asarray(activation.breakpoints, dtype=np.float64) / scales[:, None]
     xi, weight = gaussian_panels([*kinks.ravel(), -_REACH, _REACH], 1.0, halvings, offset)
     near = np.abs(xi) < _REACH
@@ -216,6 +219,23 @@ def _expand(
         h, before = before, h
     if first:
         out[1:-2] *= scales / np.sqrt(np.arange(1, degree + 1))[:, None]
+    return out.T
+
+
+def _expand_steps(steps: Quantized, scales: FloatArray, degree: int) -> FloatArray:
+    """:func:`_expand` without quadrature: c_k = Σ_j Δ_j φ(x_j) h_{k−1}(x_j) / √k, Δ_j the jump at
+    x_j standard deviations.
+    """
+    x = np.asarray(steps.thresholds) / scales[:, None]
+    below = np.pad(ndtr(x), ((0, 0), (1, 1)), constant_values=((0, 0), (0, 1)))
+    share, levels = np.diff(below, axis=1), np.asarray(steps.levels)
+    out = np.empty((degree + 3, len(scales)))
+    out[0], out[-2], out[-1] = share @ levels, share @ levels**2, 0.0
+    # Multiplied by φ from the start, nothing overflows.
+    h, before = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), np.zeros_like(x)
+    for k in range(degree):
+        out[k + 1] = h @ steps.jumps / np.sqrt(k + 1)
+        h, before = (x * h - np.sqrt(k) * before) / np.sqrt(k + 1), h
     return out.T
 
 

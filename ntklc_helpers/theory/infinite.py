@@ -7,15 +7,17 @@ cache, and only the result is stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from attrs import frozen
 from numpy.typing import ArrayLike
 
-from .._checks import samples
+from .._checks import destination, positive, samples
 from .activations import AnyActivation, activation_list
 from .duals import TINY, FloatArray, Pair
 from .hermite import series
@@ -23,6 +25,8 @@ from .moments import centres
 
 # Large enough that the interpreter is seldom asked, small enough for a cache.
 _ROWS, _COLUMNS = 128, 256
+# Rows whose inner products are taken at once.
+_STRIPE = 1024
 
 
 @frozen(eq=False)
@@ -39,9 +43,11 @@ def limit_kernels(
     X: ArrayLike,
     activations: Sequence[AnyActivation | str],
     *,
+    Z: ArrayLike | None = None,
     center: bool = True,
     tau0: float | None = None,
     ntk: bool = True,
+    out: Any = None,
 ) -> tuple[FloatArray, FloatArray | None]:
     """Conjugate kernel K and neural tangent kernel N of an infinitely wide network, on data X.
 
@@ -51,17 +57,23 @@ def limit_kernels(
         One sample a row.
     activations : sequence of Activation or Quantized, or of names
         σ₁ … σ_L.
+    Z : (m, p) array, optional
+        The kernels between the rows of X and these, instead of those among the rows of X.
     center : bool
         Subtract from each layer its constant m_ℓ = E σ_ℓ(τ_{ℓ−1} ξ), as the equivalents assume.
     tau0 : float, optional
         The scale τ₀ from which the constants m_ℓ are propagated; by default the root mean square
-        of the rows' norms. Only used with ``center``.
+        of the norms of X's rows. Only used with ``center``.
     ntk : bool
         Whether N is wanted; K alone needs half the memory.
+    out : array or pair of arrays, optional
+        Where to write K, or K and N with ``ntk``: arrays of float64 or float32, such as files
+        made by ``np.lib.format.open_memmap`` for kernels larger than memory. Entries are computed
+        in float64 and rounded at the end: float32 is off by 6e-8 of an entry at most.
 
     Returns
     -------
-    K, N : (n, n) float64 arrays
+    K, N : (n, n) or (n, m) float64 arrays, or those of ``out``
         N is None if ``ntk`` is false. Once an activation has a jump, E[σ'²] is infinite: N then
         has ``inf`` on its diagonal, and off the diagonal the finite limit.
 
@@ -70,6 +82,7 @@ def limit_kernels(
     ValueError
         If an argument is not as stated, an activation grows too fast or too large, is constant
         while ``center``, or has a breakpoint that was not named or a derivative not its own.
+        If ``out`` has another shape or type of number, or cannot be written to.
 
     Notes
     -----
@@ -77,7 +90,7 @@ def limit_kernels(
     K_ℓ = E[(σ_ℓ(u) − m_ℓ)(σ_ℓ(v) − m_ℓ)], N_ℓ = K_ℓ + N_{ℓ−1} ∘ E[σ_ℓ'(u)σ_ℓ'(v)].
     Closed forms are exact to rounding; the error of the others is stated in
     :class:`~ntklc_helpers.theory.hermite.HermiteSeries`. Uses torch's number of threads; memory
-    beyond the results is O(n).
+    beyond the results is that of a thousand rows.
 
     Examples
     --------
@@ -86,16 +99,96 @@ def limit_kernels(
     ([[0.5, 0.159], [0.159, 0.5]], [[1.0, 0.159], [0.159, 1.0]])
     """
     X, activations = samples("X", X), activation_list("activations", activations)
-    K = X @ X.T
-    layers, variance, ntk_diagonal = _prepare(K.diagonal().copy(), activations, center, tau0)
-    N = np.empty_like(K) if ntk else None
+    others = X if Z is None else samples("Z", Z, X.shape[1])
+    K, N = _results(out, (len(X), len(others)), ntk)
+    # The rows of X, then those of Z where there are some: what is known of a row, in one place.
+    parts = [X] if Z is None else [X, others]
+    variance = np.concatenate([np.einsum("ij,ij->i", part, part) for part in parts])
+    if center:
+        root_mean_square = float(np.sqrt(variance[: len(X)].mean()))
+        tau0 = positive("tau0", root_mean_square if tau0 is None else tau0)
+    layers, variance, ntk_diagonal = _prepare(variance, activations, center, tau0)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        # Consuming the results hands on an exception from a worker.
-        list(pool.map(lambda start: _fill_rows(K, N, layers, start), range(0, len(K), _ROWS)))
-    np.fill_diagonal(K, variance)
-    if N is not None:
-        np.fill_diagonal(N, ntk_diagonal)
+        for top in range(0, len(X), _STRIPE):
+            rows = slice(top, min(top + _STRIPE, len(X)))
+            left = top if Z is None else 0
+            gram = X[rows] @ others[left:].T
+            stripe = _Stripe(gram, gram, top, left, 0 if Z is None else len(X))
+            fill = partial(_fill_rows, K, N, layers, stripe)
+            # Consuming the results hands on an exception from a worker.
+            list(pool.map(fill, range(top, rows.stop, _ROWS)))
+    if Z is None:
+        np.fill_diagonal(K, variance)
+        if N is not None:
+            np.fill_diagonal(N, ntk_diagonal)
     return K, N
+
+
+@frozen(eq=False)
+class LayerKernel:
+    """One layer of an infinitely wide network: how it maps the kernel of the layer before.
+
+    Attributes
+    ----------
+    kernel : (n, n) array
+        K_ℓ, centred.
+    slope : (n, n) array
+        E[σ_ℓ'(u)σ_ℓ'(v)], what a change of an entry of K_{ℓ−1} is multiplied by; on the diagonal,
+        where a jump makes it infinite, the square of ``gain``.
+    gain : (n,) array
+        E σ_ℓ'(u_i) ≥ 0 up to a sign: the part of σ_ℓ that is linear in a sample's inputs.
+    centre : float
+        m_ℓ.
+    """
+
+    kernel: FloatArray
+    slope: FloatArray
+    gain: FloatArray
+    centre: float
+
+
+def layer_kernels(
+    X: FloatArray, activations: Sequence[AnyActivation], tau0: float
+) -> Iterator[LayerKernel]:
+    """The layers of an infinitely wide network on data X (n, p), each made when it is asked for.
+
+    Errors as for :func:`limit_kernels`.
+
+    Examples
+    --------
+    >>> from ntklc_helpers.theory.infinite import layer_kernels
+    >>> (layer,) = layer_kernels(np.eye(2), [nh.activation("erf")], tau0=1.0)
+    >>> layer.kernel.round(3).tolist(), layer.gain.round(3).tolist()
+    ([[0.465, 0.0], [0.0, 0.465]], [0.651, 0.651])
+    """
+    K = X @ X.T
+    squares, ones = K.diagonal().copy(), np.broadcast_to(1.0, K.shape)
+    for depth in range(1, len(activations) + 1):
+        layers, variance, _ = _prepare(squares, activations[:depth], True, tau0)
+        layer, after, slope = layers[-1], np.empty_like(K), np.empty_like(K)
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            # From N_{ℓ−1} = 1 it is K_ℓ + slope.
+            fill = partial(_fill_rows, after, slope, [layer], _Stripe(K, ones, 0, 0, 0))
+            list(pool.map(fill, range(0, len(K), _ROWS)))
+        slope -= after
+        workspace = np.empty_like(variance), np.empty_like(variance), np.empty_like(variance)
+        apart = layer.pair(np.zeros_like(variance), layer.inputs, layer.inputs, workspace)[1]
+        np.fill_diagonal(slope, apart)
+        np.fill_diagonal(after, variance)
+        K = after
+        yield LayerKernel(K, slope, np.sqrt(np.maximum(apart, 0)), layer.centre)
+
+
+def _results(out: Any, shape: tuple[int, int], ntk: bool) -> tuple[Any, Any]:
+    """The arrays to write to: K, and N or None."""
+    if out is None:
+        return np.empty(shape), np.empty(shape) if ntk else None
+    given = tuple(out) if isinstance(out, tuple | list) else (out,)
+    if len(given) != 1 + ntk:
+        raise ValueError(f"out must be {'a pair of arrays' if ntk else 'an array'} with ntk={ntk}")
+    for one in given:
+        destination("out", one, shape)
+    return given if ntk else (given[0], None)
 
 
 def _prepare(
@@ -126,22 +219,40 @@ def _prepare(
     return layers, variance, ntk_diagonal
 
 
-def _fill_rows(K: FloatArray, N: FloatArray | None, layers: Sequence[_Layer], start: int) -> None:
-    """Replace K₀ by K_L, and set N_L, in one block row right of the diagonal and its mirror."""
-    rows = slice(start, min(start + _ROWS, len(K)))
+@frozen(eq=False)
+class _Stripe:
+    """K and N of the layer before in some rows, from ``top``, and columns, from ``left``, which are
+    rows ``shift`` + j of all: 0 where both are the same data.
+    """
+
+    gram: FloatArray
+    tangent: FloatArray
+    top: int
+    left: int
+    shift: int
+
+
+def _fill_rows(K: Any, N: Any, layers: Sequence[_Layer], stripe: _Stripe, start: int) -> None:
+    """Set K_L and N_L in one block row; of a square, right of the diagonal and in its mirror."""
+    rows = slice(start, min(start + _ROWS, stripe.top + len(stripe.gram)))
     workspace = [np.empty((rows.stop - start, _COLUMNS)) for _ in range(5)]
-    for first in range(start, len(K), _COLUMNS):
-        columns = slice(first, min(first + _COLUMNS, len(K)))
+    square = stripe.shift == 0
+    for first in range(start if square else 0, K.shape[1], _COLUMNS):
+        columns = slice(first, min(first + _COLUMNS, K.shape[1]))
+        across = slice(columns.start + stripe.shift, columns.stop + stripe.shift)
         c, n, k, d, t = (w[:, : columns.stop - first] for w in workspace)
-        c[...] = n[...] = K[rows, columns]
+        top, left = start - stripe.top, first - stripe.left
+        part = slice(top, top + len(c)), slice(left, left + c.shape[1])
+        c[...], n[...] = stripe.gram[part], stripe.tangent[part]
+        diagonal = square and first == start
         for layer in layers:
-            if first == start:
+            if diagonal:
                 # The diagonal is known; at correlation 1 a series would not converge.
                 np.fill_diagonal(c, 0)
-            known = layer.inputs[..., rows, None], layer.inputs[..., None, columns]
+            known = layer.inputs[..., rows, None], layer.inputs[..., None, across]
             value, slope = layer.pair(c, *known, (k, d, t))
             if layer.centre:
-                np.add(layer.mean[rows, None], layer.mean[None, columns], out=t)
+                np.add(layer.mean[rows, None], layer.mean[None, across], out=t)
                 t -= layer.centre
                 t *= layer.centre
                 value -= t
@@ -149,12 +260,13 @@ def _fill_rows(K: FloatArray, N: FloatArray | None, layers: Sequence[_Layer], st
                 n *= slope
                 n += value
             c, k = value, c
-        if first == start:
-            _mirror(c)
-            _mirror(n)
-        K[rows, columns], K[columns, rows] = c, c.T
-        if N is not None:
-            N[rows, columns], N[columns, rows] = n, n.T
+        for matrix, block in ((K, c), (N, n)):
+            if matrix is not None:
+                if diagonal:
+                    _mirror(block)
+                matrix[rows, columns] = block
+                if square:
+                    matrix[columns, rows] = block.T
 
 
 def _mirror(block: FloatArray) -> None:

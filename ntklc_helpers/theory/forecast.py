@@ -1,0 +1,523 @@
+"""Error and accuracy of a ridge readout on a random network, known before the network is drawn.
+
+Given the training data, a network's features F have random rows; of (F Fᵀ + δ)⁻¹ only the mean and
+the fluctuations matter, and both follow from the kernels of the infinitely wide network.
+Leave-one-out then says how the readout does on samples that it was not trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from attrs import evolve, frozen
+from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import lapack
+from scipy.stats import qmc
+
+from .._checks import FloatArray, array, labels, number, positive, same_length, samples, whole
+from .activations import AnyActivation, activation_list
+from .duals import TINY
+from .infinite import layer_kernels
+from .weights import Law, law_of
+
+# Neurons of the infinite network whose fourth moments stand for all of a layer's: twice as many
+# move no accuracy by more than 0.1 points.
+_PROBES = 200
+# Directions in which outputs fluctuate, a power of 2; and subsets to train on, at most.
+_DIRECTIONS, _SUBSETS = 256, 4
+# Added to a kernel, relative to its mean diagonal, before it is factorised: far below any of its
+# parts that are seen in an output. Samples and neurons that are worked on at once.
+_JITTER, _BLOCK, _CHUNK = 1e-9, 1024, 40
+# A pivot below this part of the largest is rounding: the kernel is singular.
+_SINGULAR = 1e-7
+# Up to so many samples the equations of finite width are solved from scratch; steps, and where
+# they end.
+_COARSE, _STEPS, _SOLVED = 400, 100, 1e-8
+# Widths without a bound.
+INFINITE = float("inf")
+
+
+@frozen
+class Forecast:
+    """What a ridge readout on random features will do on samples that it was not trained on.
+
+    Attributes
+    ----------
+    accuracy : float or None
+        Expected share of samples whose class is found, over networks; None for regression.
+    error : float
+        Expected squared error of a sample's outputs, summed over classes or outputs.
+    accuracy_uncertainty, error_uncertainty : float
+        Standard errors: what is left open by the finite number of samples, and of subsets to
+        train on. The spread of single networks about the mean is not in them.
+    shrinkage : tuple of float
+        s_1 … s_L: what finite width leaves of the kernel that a layer hands on; 1 if infinite.
+    implicit_ridge : float
+        The ridge that the data's own Gram matrix XXᵀ would feel beside it, relative to its trace:
+        δ, finite width, and all of the activations that is not linear, on one axis with ``ridge``.
+
+    Examples
+    --------
+    >>> X, y = np.eye(6)[[0, 0, 0, 1, 1, 1]], [0, 0, 0, 1, 1, 1]
+    >>> nh.forecast(X, y, ["erf"], ridge=1e-3).accuracy
+    1.0
+    """
+
+    accuracy: float | None
+    error: float
+    accuracy_uncertainty: float | None
+    error_uncertainty: float
+    shrinkage: tuple[float, ...]
+    implicit_ridge: float
+
+
+def forecast(
+    X: ArrayLike,
+    y: ArrayLike,
+    activations: Sequence[AnyActivation | str],
+    widths: Sequence[float] | None = None,
+    ridge: float = 1e-3,
+    n_train: int | None = None,
+    sparsity: float = 0.0,
+    *,
+    weights: str | Law | None = None,
+    tau0: float | None = None,
+    seed: int = 0,
+) -> Forecast:
+    """Forecast error and accuracy of a ridge readout on a random network, without drawing it.
+
+    The readout minimises ‖F W − T‖² + δ‖W‖², F (n, d_L) the features of a
+    :class:`~ntklc_helpers.theory.networks.RandomMLP`, T the targets less their means and
+    δ = ridge · tr K, K the limit of F Fᵀ.
+
+    Parameters
+    ----------
+    X : (N, p) array
+        Samples to train on; no others are needed.
+    y : (N,) or (N, k) array
+        Classes, if whole numbers or text, one-hot encoded; numbers to regress on otherwise.
+    activations : sequence of Activation, Quantized or names
+        σ_1 … σ_L.
+    widths : sequence of numbers, optional
+        d_1 … d_L; ``np.inf``, the default for all, is the limit: kernel ridge regression.
+    ridge : float
+        Relative to the trace of the training kernel; not negative.
+    n_train : int, optional
+        How many samples are trained on, by default all. If fewer, up to four subsets of X are
+        trained on in turn, and those left out are tested on as well.
+    weights, sparsity
+        Law of the weights as for RandomMLP; a sparsity alone means ternary weights. It enters
+        through what single neurons of the first layer do; kernels are those of Gaussian weights.
+    tau0 : float, optional
+        Of the network; by default the root mean square of the rows' norms.
+    seed : int
+        Of the subsets, and of the neurons whose fourth moments stand for a layer's.
+
+    Returns
+    -------
+    Forecast
+
+    Raises
+    ------
+    ValueError
+        If an argument is not as stated, there are fewer samples to train on than classes, or the
+        ridge is zero where features or kernel are singular.
+
+    Notes
+    -----
+    O(L n³) time and O(L N²) memory for n of N samples to train on. Derivation: the book's chapter
+    'Accuracy before training'.
+
+    Examples
+    --------
+    >>> data = nh.load_digits(classes=(3, 8), n=200, seed=0)
+    >>> known = nh.forecast(nh.normalize(data.X), data.labels, ["relu"], widths=[100])
+    >>> 0.9 < known.accuracy < 1, known.shrinkage[0] < 1
+    (True, True)
+    """
+    prepared = Forecaster.of(
+        X, y, activations, n_train, sparsity, weights=weights, tau0=tau0, seed=seed
+    )
+    return prepared(widths, ridge)
+
+
+@frozen(eq=False)
+class _Layer:
+    """One layer of the network: all that its width is not needed for.
+
+    ``part`` (N, N) is what the layer adds to K_L beyond the linear image of the layer before;
+    ``slope`` (N, N) what a change of its kernel is multiplied by there, and ``gain`` (N,) its
+    features by what is linear of the layers after; ``neurons`` (N, J) what some of its neurons,
+    in the infinite network, say to the samples.
+    """
+
+    part: FloatArray
+    slope: FloatArray
+    gain: FloatArray
+    neurons: FloatArray
+
+
+@frozen(eq=False)
+class Forecaster:
+    """Forecasts for many widths and ridges on one data set: the kernels are made once.
+
+    Made by :meth:`of`, with arguments as for :func:`forecast`; called with widths and a ridge.
+
+    Examples
+    --------
+    >>> data = nh.load_digits(classes=(3, 8), n=200, seed=0)
+    >>> prepared = nh.theory.Forecaster.of(nh.normalize(data.X), data.labels, ["relu"])
+    >>> narrow, wide = (prepared([width], ridge=1e-3) for width in (20, 500))
+    >>> narrow.error > wide.error
+    True
+    """
+
+    targets: FloatArray
+    classes: NDArray[np.int64] | None
+    layers: tuple[_Layer, ...]
+    linear: FloatArray
+    variance: FloatArray
+    subsets: tuple[NDArray[np.intp], ...]
+
+    @classmethod
+    def of(
+        cls,
+        X: ArrayLike,
+        y: ArrayLike,
+        activations: Sequence[AnyActivation | str],
+        n_train: int | None = None,
+        sparsity: float = 0.0,
+        *,
+        weights: str | Law | None = None,
+        tau0: float | None = None,
+        seed: int = 0,
+    ) -> Forecaster:
+        """Make the kernels. Errors as for :func:`forecast`."""
+        X, sigma = samples("X", X), activation_list("activations", activations)
+        targets, classes = _targets(y, len(X))
+        n = len(X) if n_train is None else whole("n_train", n_train, 2, len(X))
+        if classes is not None and n < targets.shape[1]:
+            raise ValueError(f"n_train must be at least the {targets.shape[1]} classes, got {n}")
+        law = law_of(weights or ("ternary" if sparsity else "gaussian"), sparsity)
+        squares = np.einsum("ij,ij->i", X, X)
+        tau0 = positive("tau0", float(np.sqrt(squares.mean())) if tau0 is None else tau0)
+        rng = np.random.default_rng(whole("seed", seed, 0))
+        split = np.array_split(rng.permutation(len(X)), min(len(X) // n, _SUBSETS))
+        layers, gain, variance = _layers(X, sigma, law.layers(len(sigma))[0], tau0, rng)
+        subsets = tuple(np.sort(part[:n]) for part in split)
+        return cls(targets, classes, layers, gain * squares, variance, subsets)
+
+    def __call__(self, widths: Sequence[float] | None = None, ridge: float = 1e-3) -> Forecast:
+        """The forecast for these widths and this ridge. Errors as for :func:`forecast`."""
+        d, ridge = self._widths(widths), number("ridge", ridge, "a number of at least 0")
+        n = len(self.subsets[0])
+        if ridge < 0 or (ridge == 0 and d[-1] <= n):
+            raise ValueError(
+                f"ridge must be at least 0, and positive where the last width, {d[-1]:g}, is not "
+                f"above the {n} samples to train on; got {ridge:g}"
+            )
+        found = [
+            _readout(self, rows, d, ridge * self.variance[rows].sum()) for rows in self.subsets
+        ]
+        errors = np.array([one.errors(self.targets) for one in found])
+        error, error_off = _mean(errors)
+        accuracy = accuracy_off = None
+        if self.classes is not None:
+            accuracy, accuracy_off = _mean(np.array([one.hits(self.classes) for one in found]))
+        shrinkage = np.mean([one.shrinkage for one in found], axis=0)
+        ridges = [one.implicit_ridge for one in found]
+        return Forecast(
+            accuracy,
+            error,
+            accuracy_off,
+            error_off,
+            tuple(shrinkage.tolist()),
+            float(np.mean(ridges)),
+        )
+
+    def _widths(self, widths: Sequence[float] | None) -> FloatArray:
+        given: Any = [INFINITE] * len(self.layers) if widths is None else widths
+        given = [given] if np.ndim(given) == 0 else [*given]
+        same_length("widths", given, "activations", len(self.layers))
+        return np.array([d if d == INFINITE else whole("widths", d) for d in given], float)
+
+
+def _targets(y: ArrayLike, n: int) -> tuple[FloatArray, NDArray[np.int64] | None]:
+    """Targets (n, k), and the classes (n,) as 0 … k − 1 where y names classes."""
+    found = np.asarray(y)
+    if found.dtype.kind == "f" and not np.array_equal(found, np.round(found)):
+        values = array("y", y, found.ndim if found.ndim == 2 else 1)
+        if len(values) != n:
+            raise ValueError(f"y must have {n} rows, one per row of X, got shape {values.shape}")
+        return values.reshape(n, -1), None
+    names, classes = np.unique(labels("y", y, n), return_inverse=True)
+    if len(names) < 2:
+        raise ValueError(f"y must name at least two classes, got {names.tolist()}")
+    return np.eye(len(names))[classes], classes
+
+
+def _layers(
+    X: FloatArray,
+    activations: Sequence[AnyActivation],
+    law: Law,
+    tau0: float,
+    rng: np.random.Generator,
+) -> tuple[tuple[_Layer, ...], FloatArray, FloatArray]:
+    """The layers, the gain (N,) of the network's linear part, and the diagonal of K_L."""
+    if law.variance != 1:
+        raise ValueError(f"weights must have variance 1, got {law!r}")
+    layers: list[_Layer] = []
+    gain, before = np.ones(len(X)), X @ X.T
+    for i, found in enumerate(layer_kernels(X, activations, tau0)):
+        linear, sigma = np.outer(found.gain, found.gain), activations[i]
+        if i == 0:
+            inputs = X @ law.draw((_PROBES, X.shape[1]), int(rng.integers(2**31)), 1).T
+            part = found.kernel
+        else:
+            jitter = _JITTER * np.trace(before) / len(X) + TINY
+            root = np.linalg.cholesky(before + jitter * np.eye(len(X)))
+            inputs = root @ rng.standard_normal((len(X), _PROBES))
+            part = found.kernel - linear * before
+        neurons = sigma(inputs) - found.centre
+        layers = [
+            evolve(b, part=linear * b.part, slope=found.slope * b.slope, gain=found.gain * b.gain)
+            for b in layers
+        ]
+        layers.append(_Layer(part, np.ones_like(part), np.ones(len(X)), neurons))
+        gain, before = gain * found.gain**2, found.kernel
+    return tuple(layers), gain, before.diagonal().copy()
+
+
+@frozen(eq=False)
+class _Outputs:
+    """Outputs of a readout on samples it was not trained on: mean (N, k), covariance (N, k, k)."""
+
+    mean: FloatArray
+    covariance: FloatArray
+    shrinkage: FloatArray
+    implicit_ridge: float
+
+    def errors(self, targets: FloatArray) -> FloatArray:
+        """Expected squared error (N,)."""
+        spread = np.trace(self.covariance, axis1=1, axis2=2)
+        return np.sum((self.mean - targets) ** 2, axis=1) + spread
+
+    def hits(self, classes: NDArray[np.int64]) -> FloatArray:
+        """Probability (N,) that the right class has the largest output, these being Gaussian."""
+        size, axes = np.linalg.eigh(self.covariance)
+        root = axes * np.sqrt(np.maximum(size, 0))[:, None, :]
+        normal = qmc.MultivariateNormalQMC(np.zeros(self.mean.shape[1]), rng=0)
+        directions = normal.random(_DIRECTIONS if root.any() else 1).T
+        found = np.empty(len(classes))
+        for start in range(0, len(classes), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            drawn = self.mean[rows, :, None] + root[rows] @ directions
+            found[rows] = np.mean(drawn.argmax(axis=1) == classes[rows, None], axis=1)
+        return found
+
+
+def _mean(values: FloatArray) -> tuple[float, float]:
+    """Mean over subsets and samples (m, N), and its standard error."""
+    each, of_subsets = values.mean(axis=0), values.mean(axis=1)
+    variance = each.var() / len(each)
+    if len(of_subsets) > 1:
+        variance += of_subsets.var(ddof=1) / len(of_subsets)
+    return float(values.mean()), float(np.sqrt(variance))
+
+
+def _readout(data: Forecaster, rows: NDArray[np.intp], d: FloatArray, delta: float) -> _Outputs:
+    """The outputs at all samples of a readout trained on some; at these, leave-one-out.
+
+    The mean of (F Fᵀ + δ)⁻¹ is Q = A⁻¹, A = δ + Σ_ℓ c_ℓ B_ℓ with c_ℓ = s_ℓ … s_L. It makes
+    log det A + Σ_ℓ d_ℓ (s_ℓ − 1 − log s_ℓ) stationary in the s_ℓ, and the derivatives of that say
+    how much the inverse fluctuates: D_ℓ = ∂A/∂s_ℓ, H the Hessian.
+    """
+    block = np.ix_(rows, rows)
+    parts = [layer.part[block] for layer in data.layers]
+    found = _solve(parts, d, delta)
+    s, Q, c = found.s, found.Q, _products(found.s)
+    T = data.targets[rows] - data.targets[rows].mean(axis=0)
+    others = np.setdiff1d(np.arange(len(data.targets)), rows)
+    # An output is −(left T) off the samples' own targets: leave-one-out, and new samples alike.
+    left = np.empty((len(data.targets), len(rows)))
+    left[rows] = Q / Q.diagonal()[:, None]
+    cross = _mixture((layer.part[np.ix_(others, rows)] for layer in data.layers), c)
+    left[others] = -cross @ Q
+    mean = data.targets[rows].mean(axis=0) - left @ T
+    mean[rows] += T
+    covariance = np.zeros((*mean.shape, mean.shape[1]))
+    if np.isfinite(d).any():
+        at = _Expansion(data.layers, rows, others, left, Q @ T, s, c, d)
+        covariance = at.together(found.H) + at.alone()
+    linear = c[0] * data.linear[rows].mean()
+    identity = delta + sum(c * [np.trace(part) for part in parts]) / len(rows) - linear
+    with np.errstate(divide="ignore", over="ignore"):
+        implicit = np.divide(identity, len(rows) * linear)
+    return _Outputs(mean, covariance, s, float(implicit))
+
+
+def _products(s: FloatArray) -> FloatArray:
+    """c_ℓ = s_ℓ … s_L."""
+    return np.asarray(np.cumprod(s[::-1])[::-1], np.float64)
+
+
+def _mixture(parts: Iterable[FloatArray], weights: FloatArray) -> FloatArray:
+    """The weighted sum of as many parts as there are weights."""
+    pairs = zip(weights, parts, strict=False)
+    weight, part = next(pairs)
+    total = weight * part
+    for weight, part in pairs:
+        total += weight * part
+    return total
+
+
+def _inverse(parts: Sequence[FloatArray], c: FloatArray, delta: float) -> FloatArray:
+    A = _mixture(parts, c)
+    A[np.diag_indices(len(A))] += delta
+    factor, failed = lapack.dpotrf(A, lower=1, overwrite_a=1)
+    pivots = factor.diagonal()
+    if failed or pivots.min() < _SINGULAR * pivots.max():
+        raise ValueError("ridge must be larger: the kernel of the samples to train on is singular")
+    inverse, _ = lapack.dpotri(factor, lower=1, overwrite_c=1)
+    return np.tril(inverse) + np.tril(inverse, -1).T
+
+
+@frozen(eq=False)
+class _Mean:
+    """The mean Q of (F Fᵀ + δ)⁻¹, the shrinkage s (L,) in it, and the Hessian H there, of the
+    layers of finite width: how much the inverse fluctuates.
+    """
+
+    s: FloatArray
+    Q: FloatArray
+    H: FloatArray
+
+
+def _solve(parts: Sequence[FloatArray], d: FloatArray, delta: float) -> _Mean:
+    """Solve s_ℓ = 1 − (1/d_ℓ) Σ_{j≤ℓ} c_j tr(B_j Q), for every fourth sample first."""
+    finite, s = np.isfinite(d), np.ones(len(d))
+    if not finite.any():
+        return _Mean(s, _inverse(parts, s, delta), np.empty((0, 0)))
+
+    def missing(logarithms: FloatArray) -> tuple[FloatArray, FloatArray]:
+        s[finite] = np.exp(logarithms)
+        Q = _inverse(parts, _products(s), delta)
+        degrees = np.cumsum(_products(s) * [np.vdot(Q, part) for part in parts])
+        return (s - 1 + degrees / d)[finite], Q
+
+    x, slope = np.zeros(int(finite.sum())), np.eye(int(finite.sum()))
+    if len(parts[0]) > _COARSE:
+        coarse = _solve([part[::4, ::4] for part in parts], d / 4, delta / 4)
+        at = coarse.s[finite]
+        x, slope = np.log(at), 4 * at[:, None] / d[finite, None] * coarse.H * at
+    value, Q = missing(x)
+    for _ in range(_STEPS):
+        if np.abs(value).max() < _SOLVED:
+            break
+        step = np.clip(-np.linalg.solve(slope, value), -1, 1)
+        x = x + step
+        before, (value, Q) = value, missing(x)
+        # Broyden's update: the least that explains what the step has changed.
+        slope += np.outer(value - before - slope @ step, step) / (step @ step)
+    else:
+        raise RuntimeError(f"the equations of finite width are off by {np.abs(value).max():.2g}")
+    return _Mean(s, Q, _hessian(parts, s, d, Q, delta))
+
+
+def _hessian(
+    parts: Sequence[FloatArray], s: FloatArray, d: FloatArray, Q: FloatArray, delta: float
+) -> FloatArray:
+    """∂²/∂s_ℓ∂s_m of log det A + Σ d_ℓ (s_ℓ − 1 − log s_ℓ), over layers of finite width."""
+    finite, c, last = np.flatnonzero(np.isfinite(d)), _products(s), len(parts) - 1
+    traces = np.cumsum(c * [np.vdot(Q, part) for part in parts])
+    # Q D_ℓ; all of A but δ is linear in the last s.
+    moved = [
+        (np.eye(len(Q)) - delta * Q) / s[i] if i == last else Q @ _mixture(parts, c[: i + 1] / s[i])
+        for i in finite
+    ]
+    H = np.empty((len(finite), len(finite)))
+    for a, i in enumerate(finite):
+        for b, j in enumerate(finite):
+            own = d[i] / s[i] ** 2 if i == j else traces[min(i, j)] / (s[i] * s[j])
+            H[a, b] = own - np.vdot(moved[a], moved[b].T)
+    return H
+
+
+@frozen(eq=False)
+class _Expansion:
+    """The first order of the outputs in what the neurons of each layer do, at the mean inverse."""
+
+    layers: Sequence[_Layer]
+    rows: NDArray[np.intp]
+    others: NDArray[np.intp]
+    left: FloatArray
+    right: FloatArray
+    s: FloatArray
+    c: FloatArray
+    d: FloatArray
+
+    @property
+    def finite(self) -> list[int]:
+        return [int(i) for i in np.flatnonzero(np.isfinite(self.d))]
+
+    def together(self, H: FloatArray) -> FloatArray:
+        """Covariance (N, k, k) of the outputs if all neurons were Gaussian."""
+        found = [self._seen(i, self.c / self.s[i]) for i in self.finite]
+        seen, sizes = (np.array(part) for part in zip(*found, strict=True))
+        return np.einsum("jn,ji,iab->nab", seen, np.linalg.inv(H), sizes, optimize=True)
+
+    def _seen(self, i: int, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Diagonal (N,) of left D leftᵀ and rightᵀ D right, D the weighted sum of parts 0 … i.
+
+        A new sample's own column of ``left``, which is not held, is 1.
+        """
+        D = _mixture((layer.part for layer in self.layers), weights[: i + 1])
+        among, new = D[np.ix_(self.rows, self.rows)], self.others
+        found = np.sum((self.left @ among) * self.left, axis=1)
+        found[new] += 2 * np.sum(self.left[new] * D[np.ix_(new, self.rows)], axis=1) + D[new, new]
+        return found, self.right.T @ among @ self.right
+
+    def alone(self) -> FloatArray:
+        """Covariance (N, k, k) of what neurons do one by one, beyond that of Gaussian ones.
+
+        What is to be had from some of the neurons alone is noisy, chiefly by their second moments,
+        and these are known: what is off in them is taken off to first order.
+        """
+        N, k = len(self.left), self.right.shape[1]
+        total = np.zeros((N, k, k))
+        for i in self.finite:
+            layer, first = self.layers[i], np.zeros((N, k))
+            second, last = np.zeros((N, k, k)), i == len(self.layers) - 1
+            left_seen, right_seen = np.zeros(N), np.zeros((k, k))
+            slope = np.ones((1, len(self.rows))) if last else layer.slope[:, self.rows]
+            gain = np.sqrt(layer.slope.diagonal())[self.rows, None]
+            for start in range(0, _PROBES, _CHUNK):
+                neurons = layer.neurons[:, start : start + _CHUNK]
+                acting = (neurons[self.rows, :, None] * self.right[:, None, :]).reshape(
+                    -1, _CHUNK * k
+                )
+                moved = neurons[:, :, None] * (slope @ acting).reshape(len(slope), _CHUNK, k)
+                effect = (self.left @ moved[self.rows].reshape(-1, _CHUNK * k)).reshape(
+                    N, _CHUNK, k
+                )
+                effect[self.others] += moved[self.others]
+                # A sample that is left out has no part in the readout that is moved.
+                own = (self.left[self.rows] @ (gain * neurons[self.rows])) ** 2
+                effect[self.rows] -= own[:, :, None] * self.right[:, None, :]
+                first += effect.sum(axis=1)
+                second += effect.transpose(0, 2, 1) @ effect
+                near = layer.gain[:, None] * neurons
+                across = self.left @ near[self.rows]
+                across[self.others] += near[self.others]
+                left_seen += np.sum(across**2, axis=1)
+                along = near[self.rows].T @ self.right
+                right_seen += along.T @ along
+            first /= _PROBES
+            seen, size = self._seen(i, np.ones(i + 1))
+            off = (left_seen / _PROBES - seen)[:, None, None] * size
+            off += seen[:, None, None] * (right_seen / _PROBES - size)
+            gaussian = seen[:, None, None] * size + 2 * first[:, :, None] * first[:, None, :]
+            total += self.c[i] ** 2 / self.d[i] * (second / _PROBES - off - gaussian)
+        return total
