@@ -33,6 +33,11 @@ def checked(check: Callable[..., Any], default: Any = NOTHING, *more: Any, **how
     return field(default=default, converter=Converter(named, takes_field=True), **how)
 
 
+def each(argument: str, values: Any, check: Callable[..., Any], *more: Any) -> tuple:
+    """What ``check`` returns for each value."""
+    return tuple(check(argument, value, *more) for value in values)
+
+
 def number(argument: str, value: Any, expected: str = "a finite number") -> float:
     """``value`` as a float, if it is a finite real number; not text, not a truth value."""
     found = _plain(argument, value)

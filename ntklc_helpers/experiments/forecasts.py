@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ import torch
 from attrs import frozen
 from numpy.typing import NDArray
 
-from .._checks import checked, inside, one_of, positive, whole
+from .._checks import checked, each, inside, one_of, positive, whole
 from ..data.images import balanced_rows, normalize
 from ..matching.match import match
 from ..theory.activations import AnyActivation, activation_list
@@ -80,10 +80,6 @@ class Case:
         return self.activation, self.staircase, self.sparsity
 
 
-def _each(argument: str, values: Any, check: Callable[..., Any], *more: Any) -> tuple:
-    return tuple(check(argument, value, *more) for value in values)
-
-
 @frozen(kw_only=True)
 class Forecasts(Experiment):
     """What is forecast and drawn; of ``n_train`` images, those in no other part are held out.
@@ -115,11 +111,11 @@ class Forecasts(Experiment):
     n_extractor: int = checked(whole, 0, 0)
     n_pool: int = checked(whole, 2000)
     n_test: int = checked(whole, 4000)
-    activations: Sequence[str] = checked(_each, tuple(DEPTHS), one_of, DEPTHS)
-    widths: Sequence[int] = checked(_each, (125, 250, 500, 1000, 2000, 4000), whole)
-    few_widths: Sequence[int] = checked(_each, (125, 1000), whole)
-    ridges: Sequence[float] = checked(_each, (1e-4, 1e-3, 1e-2), positive)
-    sizes: Sequence[int] = checked(_each, (500, 1000, 2000), whole)
+    activations: Sequence[str] = checked(each, tuple(DEPTHS), one_of, DEPTHS)
+    widths: Sequence[int] = checked(each, (125, 250, 500, 1000, 2000, 4000), whole)
+    few_widths: Sequence[int] = checked(each, (125, 1000), whole)
+    ridges: Sequence[float] = checked(each, (1e-4, 1e-3, 1e-2), positive)
+    sizes: Sequence[int] = checked(each, (500, 1000, 2000), whole)
     size: int = checked(whole, 1000)
     ridge: float = checked(positive, 1e-3)
     sparsity: float = checked(inside, 0.9)

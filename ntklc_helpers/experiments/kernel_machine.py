@@ -23,7 +23,7 @@ from attrs import frozen
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from .._checks import checked, inside, positive, whole
+from .._checks import checked, each, inside, positive, whole
 from ..matching.match import match
 from ..theory.activations import AnyActivation, activation
 from ..theory.ridge import kernel_ridge
@@ -72,10 +72,6 @@ def layers_of(network: str) -> list[AnyActivation]:
     return list(match(relu, tau0=1.0, levels=levels).activations)
 
 
-def _each(argument: str, values: Any, check: Callable[..., Any], *more: Any) -> tuple:
-    return tuple(check(argument, value, *more) for value in values)
-
-
 @frozen(kw_only=True)
 class KernelMachine(Study):
     """Which kernels are fitted to how many images; the data are told as to every study.
@@ -101,8 +97,8 @@ class KernelMachine(Study):
     """
 
     networks: Sequence[str] = checked(_names, ("relu", "16"))
-    sizes: Sequence[int] = checked(_each, (2_500, 10_000, 60_000), whole)
-    ridges: Sequence[float] = checked(_each, (1e-5, 1e-6, 1e-7), positive)
+    sizes: Sequence[int] = checked(each, (2_500, 10_000, 60_000), whole)
+    ridges: Sequence[float] = checked(each, (1e-5, 1e-6, 1e-7), positive)
     n_selection: int = checked(whole, 10_000)
     n_validation: int = checked(whole, 10_000)
     rank: int = checked(whole, 4_000)

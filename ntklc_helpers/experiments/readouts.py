@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from attrs import frozen
 
-from .._checks import checked, share, whole
+from .._checks import checked, each, share, whole
 from ..compression.train import evaluate
 from ..data.images import balanced_rows, normalize
 from ..theory.feature_kernels import FeatureKernels, feature_kernels
@@ -31,10 +31,6 @@ from .runs import Experiment, Run, begin
 __all__ = ["PRESETS", "ReadoutComparison", "kernels_of"]
 
 log = logging.getLogger(__name__)
-
-
-def _each(argument: str, values: Any, check: Callable[..., Any], *more: Any) -> tuple:
-    return tuple(check(argument, value, *more) for value in values)
 
 
 @frozen(kw_only=True)
@@ -58,10 +54,10 @@ class ReadoutComparison(Experiment):
     108
     """
 
-    widths: Sequence[int] = checked(_each, (500, 1000, 2000, 4000, 8000), whole)
-    levels: Sequence[int] = checked(_each, (2, 3, 4, 8, 16), whole, 2)
+    widths: Sequence[int] = checked(each, (500, 1000, 2000, 4000, 8000), whole)
+    levels: Sequence[int] = checked(each, (2, 3, 4, 8, 16), whole, 2)
     sparsity: float = checked(share, 0.9)
-    sparsities: Sequence[float] = checked(_each, (0.0, 0.5, 0.8, 0.9, 0.95, 0.97), share)
+    sparsities: Sequence[float] = checked(each, (0.0, 0.5, 0.8, 0.9, 0.95, 0.97), share)
     sparsity_width: int = checked(whole, 2000)
     n_seeds: int = checked(whole, 3)
     n_kernel: int = checked(whole, 2000)

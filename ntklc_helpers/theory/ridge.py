@@ -38,6 +38,12 @@ class RidgeSolution:
         ‖Y − (K + δI)A‖ / ‖Y‖ at the end, of the worst column.
     steps : int
         Products with the kernel that it took.
+
+    Examples
+    --------
+    >>> solution = nh.theory.kernel_ridge(np.eye(3), np.ones((3, 1)), [0.0, 1 / 3])
+    >>> solution.coefficients.shape, solution.coefficients[:, 0, 0].round(4).tolist()
+    ((2, 3, 1), [1.0, 0.5])
     """
 
     coefficients: FloatArray

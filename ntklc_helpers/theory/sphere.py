@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 from attrs import frozen
 from numpy.typing import ArrayLike
@@ -20,6 +19,8 @@ from .duals import FloatArray
 from .infinite import limit_kernels
 
 _NODES = 1024
+# Entries that are interpolated at a time: what that takes stays in the processor's memory.
+_BLOCK = 2**17
 
 
 @frozen(eq=False)
@@ -54,7 +55,10 @@ class SphereKernel:
         X = self._rows("X", X)
         other = X if Z is None else self._rows("Z", Z)
         K = X @ other.T
-        _interpolate(K.reshape(-1), self.radius**2, self.cubics)
+        entries = K.reshape(-1)
+        for at in range(0, K.size, _BLOCK):
+            block = slice(at, at + _BLOCK)
+            entries[block] = _interpolate(entries[block] / self.radius**2, self.cubics)
         if Z is None:
             np.fill_diagonal(K, self.diagonal)
         return K
@@ -118,14 +122,15 @@ def sphere_kernel(
     return SphereKernel(radius, float(diagonal[0]), cubics)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _interpolate(product: FloatArray, square: float, cubics: FloatArray) -> None:
-    """Put κ in the place of inner products of rows of squared length ``square``."""
+def _interpolate(cosines: FloatArray, cubics: FloatArray) -> FloatArray:
     pieces = cubics.shape[1]
-    for i in range(product.size):
-        cosine = product[i] / square
-        t = pieces * np.sqrt(np.sqrt(max(1 - abs(cosine), 0.0)))
-        piece = min(int(t), pieces - 1)
-        t -= piece
-        a = cubics[0 if cosine >= 0 else 1, piece]
-        product[i] = ((a[0] * t + a[1]) * t + a[2]) * t + a[3]
+    t = pieces * np.sqrt(np.sqrt(np.maximum(1 - np.abs(cosines), 0)))
+    piece = np.minimum(t.astype(np.intp), pieces - 1)
+    t -= piece
+    piece[cosines < 0] += pieces
+    first, *others = cubics.reshape(-1, 4).T.copy()
+    values = first[piece]
+    for coefficient in others:
+        values *= t
+        values += coefficient[piece]
+    return values
