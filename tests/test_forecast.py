@@ -107,16 +107,18 @@ def test_infinite_width_is_kernel_ridge_regression_with_samples_left_out(digits,
     assert known.shrinkage == (1.0, 1.0)
 
 
-def test_fewer_to_train_on_and_the_rest_to_test_on(digits):
+@pytest.mark.parametrize(("n", "subsets"), [(100, 2), (60, 3), (20, 4)])
+def test_fewer_to_train_on_and_the_rest_to_test_on(digits, n, subsets):
     X, y = digits[0][:200], digits[1][:200]
-    prepared, _ = forecaster(X, y, ["relu"], n_train=100)
+    prepared, _ = forecaster(X, y, ["relu"], n_train=n)
     K, _ = nh.limit_kernels(X, ["relu"], tau0=1.0, ntk=False)
     Y, errors = np.eye(10)[y], []
-    assert sorted(np.concatenate(prepared.subsets).tolist()) == list(range(200))
+    used = np.concatenate(prepared.subsets)
+    assert len(prepared.subsets) == subsets and len(set(used.tolist())) == n * subsets
     for rows in prepared.subsets:
         new = np.setdiff1d(np.arange(200), rows)
         T, block = Y[rows] - Y[rows].mean(0), K[np.ix_(rows, rows)]
-        A = block + 1e-2 * np.trace(block) * np.eye(100)
+        A = block + 1e-2 * np.trace(block) * np.eye(n)
         out = np.empty_like(Y)
         out[new] = K[np.ix_(new, rows)] @ np.linalg.solve(A, T)
         Q = np.linalg.inv(A)
@@ -124,6 +126,28 @@ def test_fewer_to_train_on_and_the_rest_to_test_on(digits):
         errors.append(((out + Y[rows].mean(0) - Y) ** 2).sum(1).mean())
     known = prepared(ridge=1e-2)
     assert known.error == pytest.approx(np.mean(errors), rel=1e-9)
+
+
+@pytest.mark.parametrize("names", [["relu"] * 2, ["tanh"] * 3])
+def test_samples_that_no_subset_trains_on(digits, names):
+    """Only kernels with the subsets' samples are made; networks that are drawn agree."""
+    X, y = digits
+    prepared, _ = forecaster(X, y, names, n_train=100)
+    assert prepared.layers[0].part.shape == (600, 400)
+    T, widths, found = np.eye(10)[y], [80] * len(names), []
+    for seed in range(20):
+        net = nh.RandomMLP(X.shape[1], widths, names, tau0=1.0, seed=seed)
+        F, errors = net.features(X).double().numpy(), []
+        for rows in prepared.subsets:
+            delta, mean = 1e-3 * prepared.variance[rows].sum(), T[rows].mean(0)
+            Q = np.linalg.inv(F[rows] @ F[rows].T + delta * np.eye(100))
+            out = mean + F @ (F[rows].T @ Q @ (T[rows] - mean))
+            out[rows] = T[rows] - Q @ (T[rows] - mean) / Q.diagonal()[:, None]
+            errors.append(((out - T) ** 2).sum(1).mean())
+        found.append(np.mean(errors))
+    known = prepared(widths, 1e-3)
+    assert abs(known.error / np.mean(found) - 1) < 0.025
+    assert known.error_uncertainty < 0.1 * known.error
 
 
 @pytest.mark.parametrize(("width", "ridge"), [(30, 1e-2), (100, 1e-3), (400, 1e-4)])

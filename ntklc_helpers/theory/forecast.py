@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from attrs import evolve, frozen
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import lapack
+from scipy.linalg import lapack, solve_triangular
 from scipy.stats import qmc
 
 from .._checks import FloatArray, array, labels, number, positive, same_length, samples, whole
@@ -127,8 +127,8 @@ def forecast(
 
     Notes
     -----
-    O(L n³) time and O(L N²) memory for n of N samples to train on. Derivation: the book's chapter
-    'Accuracy before training'.
+    O(L n² N) time and O(L n N) memory for n of N samples to train on. Derivation: the
+    book's chapter 'Accuracy before training'.
 
     Examples
     --------
@@ -147,13 +147,15 @@ def forecast(
 class _Layer:
     """One layer of the network: all that its width is not needed for.
 
-    ``part`` (N, N) is what the layer adds to K_L beyond the linear image of the layer before;
-    ``slope`` (N, N) what a change of its kernel is multiplied by there, and ``gain`` (N,) its
-    features by what is linear of the layers after; ``neurons`` (N, J) what some of its neurons,
-    in the infinite network, say to the samples.
+    Between N samples and the m that are trained on in any subset, ``part`` (N, m) is what the
+    layer adds to K_L beyond the linear image of the layer before, and ``own`` (N,) that of each
+    sample with itself; ``slope`` (N, m) is what a change of the layer's kernel is multiplied by in
+    K_L, and ``gain`` (N,) its features by what is linear of the layers after; ``neurons`` (N, J)
+    is what some of its neurons, in the infinite network, say to the samples.
     """
 
     part: FloatArray
+    own: FloatArray
     slope: FloatArray
     gain: FloatArray
     neurons: FloatArray
@@ -180,6 +182,7 @@ class Forecaster:
     linear: FloatArray
     variance: FloatArray
     subsets: tuple[NDArray[np.intp], ...]
+    columns: NDArray[np.intp]
 
     @classmethod
     def of(
@@ -205,9 +208,10 @@ class Forecaster:
         tau0 = positive("tau0", float(np.sqrt(squares.mean())) if tau0 is None else tau0)
         rng = np.random.default_rng(whole("seed", seed, 0))
         split = np.array_split(rng.permutation(len(X)), min(len(X) // n, _SUBSETS))
-        layers, gain, variance = _layers(X, sigma, law.layers(len(sigma))[0], tau0, rng)
         subsets = tuple(np.sort(part[:n]) for part in split)
-        return cls(targets, classes, layers, gain * squares, variance, subsets)
+        columns = np.sort(np.concatenate(subsets))
+        layers, gain, variance = _layers(X, sigma, law.layers(len(sigma))[0], tau0, columns, rng)
+        return cls(targets, classes, layers, gain * squares, variance, subsets, columns)
 
     def __call__(self, widths: Sequence[float] | None = None, ridge: float = 1e-3) -> Forecast:
         """The forecast for these widths and this ridge. Errors as for :func:`forecast`."""
@@ -263,31 +267,54 @@ def _layers(
     activations: Sequence[AnyActivation],
     law: Law,
     tau0: float,
+    columns: NDArray[np.intp],
     rng: np.random.Generator,
 ) -> tuple[tuple[_Layer, ...], FloatArray, FloatArray]:
     """The layers, the gain (N,) of the network's linear part, and the diagonal of K_L."""
     if law.variance != 1:
         raise ValueError(f"weights must have variance 1, got {law!r}")
     layers: list[_Layer] = []
-    gain, before = np.ones(len(X)), X @ X.T
-    for i, found in enumerate(layer_kernels(X, activations, tau0)):
-        linear, sigma = np.outer(found.gain, found.gain), activations[i]
-        if i == 0:
-            inputs = X @ law.draw((_PROBES, X.shape[1]), int(rng.integers(2**31)), 1).T
-            part = found.kernel
-        else:
-            jitter = _JITTER * np.trace(before) / len(X) + TINY
-            root = np.linalg.cholesky(before + jitter * np.eye(len(X)))
-            inputs = root @ rng.standard_normal((len(X), _PROBES))
-            part = found.kernel - linear * before
-        neurons = sigma(inputs) - found.centre
+    total, kernel, variance = np.ones(len(X)), np.empty(0), np.empty(0)
+    inputs = X @ law.draw((_PROBES, X.shape[1]), int(rng.integers(2**31)), 1).T
+    some = None if len(columns) == len(X) else columns
+    for sigma, found in zip(activations, layer_kernels(X, activations, tau0, some), strict=True):
+        linear, gain = np.outer(found.gain, found.gain[columns]), found.gain
+        part, own = found.kernel.copy(), found.variance.copy()
+        if layers:
+            part -= linear * kernel
+            own -= gain**2 * variance
+            inputs = _gaussian(kernel, variance, columns, rng)
         layers = [
-            evolve(b, part=linear * b.part, slope=found.slope * b.slope, gain=found.gain * b.gain)
+            evolve(
+                b, part=linear * b.part, own=gain**2 * b.own, slope=found.slope * b.slope,
+                gain=gain * b.gain,
+            )
             for b in layers
-        ]
-        layers.append(_Layer(part, np.ones_like(part), np.ones(len(X)), neurons))
-        gain, before = gain * found.gain**2, found.kernel
-    return tuple(layers), gain, before.diagonal().copy()
+        ]  # fmt: skip
+        ones = np.ones(len(X)), np.broadcast_to(1.0, part.shape)
+        layers.append(_Layer(part, own, ones[1], ones[0], sigma(inputs) - found.centre))
+        total, kernel, variance = total * gain**2, found.kernel, found.variance
+    return tuple(layers), total, variance
+
+
+def _gaussian(
+    K: FloatArray, variance: FloatArray, columns: NDArray[np.intp], rng: np.random.Generator
+) -> FloatArray:
+    """Gaussian fields (N, J) of covariance K (N, m) at the columns' samples jointly; at any other
+    given these, independently: together with them is all that an output of it is asked for.
+    """
+    among = K[columns]
+    jitter = _JITTER * np.trace(among) / len(among) + TINY
+    root = np.linalg.cholesky(among + jitter * np.eye(len(among)))
+    drawn = rng.standard_normal((len(among), _PROBES))
+    fields = np.empty((len(K), _PROBES))
+    fields[columns] = root @ drawn
+    others = np.setdiff1d(np.arange(len(K)), columns)
+    weights = solve_triangular(root, K[others].T, lower=True).T
+    left = variance[others] - np.einsum("ij,ij->i", weights, weights)
+    noise = rng.standard_normal((len(others), _PROBES))
+    fields[others] = weights @ drawn + np.sqrt(np.maximum(left, 0))[:, None] * noise
+    return fields
 
 
 @frozen(eq=False)
@@ -334,8 +361,8 @@ def _readout(data: Forecaster, rows: NDArray[np.intp], d: FloatArray, delta: flo
     log det A + Σ_ℓ d_ℓ (s_ℓ − 1 − log s_ℓ) stationary in the s_ℓ, and the derivatives of that say
     how much the inverse fluctuates: D_ℓ = ∂A/∂s_ℓ, H the Hessian.
     """
-    block = np.ix_(rows, rows)
-    parts = [layer.part[block] for layer in data.layers]
+    local = np.searchsorted(data.columns, rows)
+    parts = [layer.part[np.ix_(rows, local)] for layer in data.layers]
     found = _solve(parts, d, delta)
     s, Q, c = found.s, found.Q, _products(found.s)
     T = data.targets[rows] - data.targets[rows].mean(axis=0)
@@ -343,13 +370,13 @@ def _readout(data: Forecaster, rows: NDArray[np.intp], d: FloatArray, delta: flo
     # An output is −(left T) off the samples' own targets: leave-one-out, and new samples alike.
     left = np.empty((len(data.targets), len(rows)))
     left[rows] = Q / Q.diagonal()[:, None]
-    cross = _mixture((layer.part[np.ix_(others, rows)] for layer in data.layers), c)
+    cross = _mixture((layer.part[np.ix_(others, local)] for layer in data.layers), c)
     left[others] = -cross @ Q
     mean = data.targets[rows].mean(axis=0) - left @ T
     mean[rows] += T
     covariance = np.zeros((*mean.shape, mean.shape[1]))
     if np.isfinite(d).any():
-        at = _Expansion(data.layers, rows, others, left, Q @ T, s, c, d)
+        at = _Expansion(data.layers, rows, local, others, left, Q @ T, s, c, d)
         covariance = at.together(found.H) + at.alone()
     linear = c[0] * data.linear[rows].mean()
     identity = delta + sum(c * [np.trace(part) for part in parts]) / len(rows) - linear
@@ -451,6 +478,7 @@ class _Expansion:
 
     layers: Sequence[_Layer]
     rows: NDArray[np.intp]
+    local: NDArray[np.intp]
     others: NDArray[np.intp]
     left: FloatArray
     right: FloatArray
@@ -473,10 +501,11 @@ class _Expansion:
 
         A new sample's own column of ``left``, which is not held, is 1.
         """
-        D = _mixture((layer.part for layer in self.layers), weights[: i + 1])
-        among, new = D[np.ix_(self.rows, self.rows)], self.others
+        D = _mixture((layer.part[:, self.local] for layer in self.layers), weights[: i + 1])
+        own = _mixture((layer.own for layer in self.layers), weights[: i + 1])
+        among, new = D[self.rows], self.others
         found = np.sum((self.left @ among) * self.left, axis=1)
-        found[new] += 2 * np.sum(self.left[new] * D[np.ix_(new, self.rows)], axis=1) + D[new, new]
+        found[new] += 2 * np.sum(self.left[new] * D[new], axis=1) + own[new]
         return found, self.right.T @ among @ self.right
 
     def alone(self) -> FloatArray:
@@ -491,8 +520,7 @@ class _Expansion:
             layer, first = self.layers[i], np.zeros((N, k))
             second, last = np.zeros((N, k, k)), i == len(self.layers) - 1
             left_seen, right_seen = np.zeros(N), np.zeros((k, k))
-            slope = np.ones((1, len(self.rows))) if last else layer.slope[:, self.rows]
-            gain = np.sqrt(layer.slope.diagonal())[self.rows, None]
+            slope = np.ones((1, len(self.rows))) if last else layer.slope[:, self.local]
             for start in range(0, _PROBES, _CHUNK):
                 neurons = layer.neurons[:, start : start + _CHUNK]
                 acting = (neurons[self.rows, :, None] * self.right[:, None, :]).reshape(
@@ -503,13 +531,12 @@ class _Expansion:
                     N, _CHUNK, k
                 )
                 effect[self.others] += moved[self.others]
-                # A sample that is left out has no part in the readout that is moved.
-                own = (self.left[self.rows] @ (gain * neurons[self.rows])) ** 2
-                effect[self.rows] -= own[:, :, None] * self.right[:, None, :]
-                first += effect.sum(axis=1)
-                second += effect.transpose(0, 2, 1) @ effect
                 near = layer.gain[:, None] * neurons
                 across = self.left @ near[self.rows]
+                # A sample that is left out has no part in the readout that is moved.
+                effect[self.rows] -= (across[self.rows] ** 2)[:, :, None] * self.right[:, None, :]
+                first += effect.sum(axis=1)
+                second += effect.transpose(0, 2, 1) @ effect
                 across[self.others] += near[self.others]
                 left_seen += np.sum(across**2, axis=1)
                 along = near[self.rows].T @ self.right

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from attrs import frozen
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from .._checks import destination, positive, samples
 from .activations import AnyActivation, activation_list
@@ -130,11 +130,13 @@ class LayerKernel:
 
     Attributes
     ----------
-    kernel : (n, n) array
-        K_ℓ, centred.
-    slope : (n, n) array
-        E[σ_ℓ'(u)σ_ℓ'(v)], what a change of an entry of K_{ℓ−1} is multiplied by; on the diagonal,
-        where a jump makes it infinite, the square of ``gain``.
+    kernel : (n, m) array
+        K_ℓ, centred, between n samples and m of them.
+    variance : (n,) array
+        K_ℓ of each sample with itself.
+    slope : (n, m) array
+        E[σ_ℓ'(u)σ_ℓ'(v)], what a change of an entry of K_{ℓ−1} is multiplied by; of a sample with
+        itself, where a jump makes it infinite, the square of ``gain``.
     gain : (n,) array
         E σ_ℓ'(u_i) ≥ 0 up to a sign: the part of σ_ℓ that is linear in a sample's inputs.
     centre : float
@@ -142,16 +144,21 @@ class LayerKernel:
     """
 
     kernel: FloatArray
+    variance: FloatArray
     slope: FloatArray
     gain: FloatArray
     centre: float
 
 
 def layer_kernels(
-    X: FloatArray, activations: Sequence[AnyActivation], tau0: float
+    X: FloatArray,
+    activations: Sequence[AnyActivation],
+    tau0: float,
+    columns: NDArray[np.intp] | None = None,
 ) -> Iterator[LayerKernel]:
     """The layers of an infinitely wide network on data X (n, p), each made when it is asked for.
 
+    The kernels are those between all rows of X and the rows ``columns`` (m,), by default all.
     Errors as for :func:`limit_kernels`.
 
     Examples
@@ -161,22 +168,28 @@ def layer_kernels(
     >>> layer.kernel.round(3).tolist(), layer.gain.round(3).tolist()
     ([[0.465, 0.0], [0.0, 0.465]], [0.651, 0.651])
     """
-    K = X @ X.T
-    squares, ones = K.diagonal().copy(), np.broadcast_to(1.0, K.shape)
+    n, some = len(X), np.arange(len(X)) if columns is None else columns
+    themselves = some, np.arange(len(some))
+    K = X @ X[some].T
+    rows = np.arange(n) if columns is None else np.concatenate([np.arange(n), some])
+    squares, ones = np.einsum("ij,ij->i", X, X)[rows], np.broadcast_to(1.0, K.shape)
     for depth in range(1, len(activations) + 1):
         layers, variance, _ = _prepare(squares, activations[:depth], True, tau0)
         layer, after, slope = layers[-1], np.empty_like(K), np.empty_like(K)
+        # What a sample has with itself is known; at correlation 1 a series would not converge.
+        K[themselves] = 0
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             # From N_{ℓ−1} = 1 it is K_ℓ + slope.
-            fill = partial(_fill_rows, after, slope, [layer], _Stripe(K, ones, 0, 0, 0))
-            list(pool.map(fill, range(0, len(K), _ROWS)))
+            stripe = _Stripe(K, ones, 0, 0, 0 if columns is None else n)
+            list(pool.map(partial(_fill_rows, after, slope, [layer], stripe), range(0, n, _ROWS)))
         slope -= after
         workspace = np.empty_like(variance), np.empty_like(variance), np.empty_like(variance)
         apart = layer.pair(np.zeros_like(variance), layer.inputs, layer.inputs, workspace)[1]
-        np.fill_diagonal(slope, apart)
-        np.fill_diagonal(after, variance)
-        K = after
-        yield LayerKernel(K, slope, np.sqrt(np.maximum(apart, 0)), layer.centre)
+        slope[themselves], after[themselves] = apart[some], variance[some]
+        K = after.copy()
+        yield LayerKernel(
+            after, variance[:n], slope, np.sqrt(np.maximum(apart[:n], 0)), layer.centre
+        )
 
 
 def _results(out: Any, shape: tuple[int, int], ntk: bool) -> tuple[Any, Any]:
