@@ -107,7 +107,7 @@ def test_infinite_width_is_kernel_ridge_regression_with_samples_left_out(digits,
     assert known.shrinkage == (1.0, 1.0)
 
 
-@pytest.mark.parametrize(("n", "subsets"), [(100, 2), (60, 3), (20, 4)])
+@pytest.mark.parametrize(("n", "subsets"), [(150, 1), (100, 2), (20, 2)])
 def test_fewer_to_train_on_and_the_rest_to_test_on(digits, n, subsets):
     X, y = digits[0][:200], digits[1][:200]
     prepared, _ = forecaster(X, y, ["relu"], n_train=n)
@@ -133,7 +133,7 @@ def test_samples_that_no_subset_trains_on(digits, names):
     """Only kernels with the subsets' samples are made; networks that are drawn agree."""
     X, y = digits
     prepared, _ = forecaster(X, y, names, n_train=100)
-    assert prepared.layers[0].part.shape == (600, 400)
+    assert prepared.layers[0].part.shape == (600, 200)
     T, widths, found = np.eye(10)[y], [80] * len(names), []
     for seed in range(20):
         net = nh.RandomMLP(X.shape[1], widths, names, tau0=1.0, seed=seed)

@@ -109,7 +109,7 @@ class Forecasts(Experiment):
     """
 
     n_extractor: int = checked(whole, 0, 0)
-    n_pool: int = checked(whole, 2000)
+    n_pool: int = checked(whole, 10_000)
     n_test: int = checked(whole, 4000)
     activations: Sequence[str] = checked(each, tuple(DEPTHS), one_of, DEPTHS)
     widths: Sequence[int] = checked(each, (125, 250, 500, 1000, 2000, 4000), whole)
@@ -405,7 +405,7 @@ def compared(record: Record, on: str = "held") -> DataFrame:
     return found.assign(uncertainty=100 * np.sqrt(variance))
 
 
-_PAPER = Forecasts(n_train=8_000)
+_PAPER = Forecasts(n_train=30_000)
 _TRAINING = TrainingSettings(
     steps=312, batch_size=256, learning_rate=0.3, weight_decay=5e-4, augment=True,
     schedule="one_cycle", nesterov=True, label_smoothing=0.1, autocast="bfloat16",
@@ -423,7 +423,7 @@ PRESETS = {
     "forecast_mnist": {"paper": _PAPER, "smoke": _SMOKE},
     "forecast_cifar10": {
         "paper": attrs.evolve(
-            _PAPER, network="vgg_small", data="cifar10", n_train=28_000, n_extractor=20_000,
+            _PAPER, network="vgg_small", data="cifar10", n_train=50_000, n_extractor=20_000,
             training=_TRAINING,
         ),
         "smoke": _SMOKE_FEATURES,
