@@ -8,16 +8,22 @@ refuses, and writes nothing.
 import sys
 from functools import partial
 
-from . import command, forecasts, kernel_machine, pruning_sweep, readouts
+from . import command, forecasts, kernel_machine, objectives, pruning_sweep, readouts
 
 RECORDS: command.Records = {
     "cifar10_vgg19": readouts.PRESETS,
     "kernel_machine": kernel_machine.PRESETS,
+    "objectives": objectives.PRESETS,
     **pruning_sweep.PRESETS,
     **forecasts.PRESETS,
 }
 CHAPTERS = {
-    "12_accuracy_before_training": ["forecast_mnist", "forecast_cifar10", "kernel_machine"],
+    "12_accuracy_before_training": [
+        "forecast_mnist",
+        "forecast_cifar10",
+        "objectives",
+        "kernel_machine",
+    ],
     "14_cifar10": ["cifar10_vgg19"],
     "16_random_pruning": ["pruning_resnet20", "pruning_resnet50"],
 }

@@ -7,7 +7,8 @@ coefficients of the equivalents stay, proves where that cannot be, and says what
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 from attrs import frozen
@@ -16,12 +17,16 @@ from .._checks import one_of, positive, same_length, whole
 from ..theory.activations import AnyActivation, Quantized, activation_list
 from ..theory.coefficients import LayerCoefficients, propagate
 from ..theory.moments import layer_moments
+from .accuracy import Judge, for_accuracy
 from .certificates import Certificate, certify, certify_all
 from .layerwise import staircases_for
 from .paper import paper_scheme, sigma_t_network
 from .quantisers import quantisers
 from .solve import Tolerance
 from .staircases import CODES, Layer, demanded_shares
+
+# Objectives that keep no coefficients.
+_FREE = "lloyd-max", "accuracy"
 
 
 class MatchingError(RuntimeError):
@@ -37,7 +42,7 @@ class Matching:
     activations : tuple of Quantized
     tau0 : float
     objective : str
-        "exact", "ridge", "lloyd-max", "paper" or "script".
+        "exact", "ridge", "lloyd-max", "accuracy", "paper" or "script".
     original, compressed : tuple of LayerCoefficients
         Coefficients of the two networks, layer by layer.
     relative_error : dict
@@ -112,7 +117,7 @@ class Matching:
         kept = "exact for the conjugate kernel; all coefficients: " if self.exact else ""
         if proof is not None:
             return f"{kept}impossible: {proof.text}; {found}"
-        if self.objective == "lloyd-max":
+        if self.objective in _FREE:
             return f"{kept}not asked for; {found}"
         return f"{kept}not found, and not proved impossible; {self.reason or found}"
 
@@ -121,9 +126,10 @@ def match(
     activations: Sequence[AnyActivation | str],
     tau0: float,
     levels: int | Sequence[int] | Literal["paper", "script"] = 8,
-    objective: Literal["exact", "ridge", "lloyd-max"] = "exact",
+    objective: Literal["exact", "ridge", "lloyd-max", "accuracy"] = "exact",
     grid: Literal["free", "uniform"] = "free",
     strict: bool = False,
+    on: Judge | None = None,
 ) -> Matching:
     """Replace activations by staircases that keep the coefficients of the equivalents.
 
@@ -138,20 +144,29 @@ def match(
         Up to 256, so many pieces are the most too. "paper": the published scheme, σ_T in every
         layer but the last, σ_Q in the last, its equations solved as far as they can be. "script":
         the last as the published script leaves it.
-    objective : "exact", "ridge" or "lloyd-max"
+    objective : "exact", "ridge", "lloyd-max" or "accuracy"
         "exact": α₁, α₂, α₃ and τ_L as they are. Every layer on its own if that can be, so that all
         coefficients stay; else the layers together; else the least relative errors found.
         "ridge": where that is not exact, α₁ : α₂ : α₃ (and β) as they are, and as little more of
         the identity as found: see :attr:`Matching.ridge_shift`.
         "lloyd-max": nothing is kept. Each layer has the least mean squared error that m levels can
         have, at the scale that the quantised layers before it leave: the textbook's quantiser.
+        "accuracy": nothing is kept. Of the staircases tried, those with which a ridge readout is
+        forecast by ``on`` to be most accurate (of values, to have the least error): Lloyd–Max
+        quantisers of activations tilted towards their linear and quadratic parts, and what the
+        other three objectives give.
     grid : "free" or "uniform"
         "uniform": every level is an integer of int8 times the layer's step, at most 256 levels; for
-        "lloyd-max" plus a constant, which centring takes off: the clipped uniform quantiser with
-        the best step and ends.
+        "lloyd-max" and "accuracy" plus a constant, which centring takes off: the clipped uniform
+        quantiser with the best step and ends.
     strict : bool
         Raise :class:`MatchingError` unless the demand is met to 1e-9 (for "ridge": the ratios;
-        "lloyd-max" demands nothing).
+        "lloyd-max" and "accuracy" demand nothing).
+    on : callable, optional
+        For "accuracy", and needed for it: a function of staircases σ_1 … σ_L that returns what is
+        forecast of them, by :func:`~ntklc_helpers.forecast` on data, widths and ridge of yours. It
+        is called some 25 times: a few hundred samples are enough, at the widths and the ridge that
+        will be used.
 
     Returns
     -------
@@ -160,7 +175,8 @@ def match(
     Raises
     ------
     ValueError
-        If an argument is out of range, or a moment of an activation does not exist.
+        If an argument is out of range, ``on`` and "accuracy" are not given together, or a moment
+        of an activation does not exist.
     MatchingError
         If ``strict`` and the demand is not met.
 
@@ -179,20 +195,30 @@ def match(
     >>> quantised = nh.match(["linear"], tau0=1.0, levels=2, objective="lloyd-max")
     >>> print(np.round(quantised.activations[0].levels, 4))
     [-0.7979  0.7979]
+    >>> data = nh.load_digits(classes=(3, 8), n=60, seed=0)
+    >>> X = nh.normalize(data.X)
+    >>> found = nh.match(
+    ...     ["relu"], 1.0, 2, "accuracy", on=lambda one: nh.forecast(X, data.labels, one, [50])
+    ... )
+    >>> found.objective, len(found.activations[0].levels)
+    ('accuracy', 2)
     """
     acts, tau0 = activation_list("activations", activations), positive("tau0", tau0)
-    one_of("objective", objective, ("exact", "ridge", "lloyd-max"))
-    one_of("grid", grid, ("free", "uniform"))
-    paper, unlimited = isinstance(levels, str), objective != "lloyd-max" and grid == "free"
+    _check(levels, objective, grid, on)
+    paper, unlimited = isinstance(levels, str), objective not in _FREE and grid == "free"
     counts = _counts(levels, len(acts), None if unlimited else CODES)
-    if paper and (objective, grid) != ("exact", "free"):
-        raise ValueError(f'levels="{levels}" fixes objective and grid; leave them out')
     original = propagate(acts, tau0)
     moments = tuple(layer_moments(acts, tau0))
     shares = np.stack([demanded_shares(g) for g in moments])
     proof, reason = certify(shares, counts), ""
     if paper:
         found, reason = paper_scheme(acts, moments, script=levels == "script")
+    elif on is not None:
+        others = [match(acts, tau0, counts, "exact", grid)]
+        if not others[0].exact:
+            others.append(match(acts, tau0, counts, "ridge", grid))
+        tilted = partial(quantisers, acts, tau0, counts, grid == "uniform")
+        found = for_accuracy(tilted, len(acts), on, [one.activations for one in others])
     elif objective == "lloyd-max":
         found = quantisers(acts, tau0, counts, grid == "uniform")
     else:
@@ -203,20 +229,25 @@ def match(
     error = _relative_error(original[-1], compressed[-1])
     inexact = max(error.values()) > Tolerance.EXACT
     matching = Matching(
-        activations=tuple(found),
-        tau0=tau0,
-        objective=str(levels) if paper else objective,
-        original=original,
-        compressed=compressed,
-        relative_error=error,
-        proof=proof,
-        proof_all=proof or (certify_all(shares, counts) if inexact else None),
-        reason=reason,
-    )
-    met = {"exact": matching.exact, "lloyd-max": True}
+        tuple(found), tau0, str(levels) if paper else objective, original, compressed, error, proof,
+        proof or (certify_all(shares, counts) if inexact else None), reason,
+    )  # fmt: skip
+    met = {"exact": matching.exact} | dict.fromkeys(_FREE, True)
     if strict and not met.get(matching.objective, matching.ratios_kept and not reason):
         raise MatchingError(matching.certificate)
     return matching
+
+
+def _check(levels: Any, objective: str, grid: str, on: Any) -> None:
+    one_of("objective", objective, ("exact", "ridge", *_FREE))
+    one_of("grid", grid, ("free", "uniform"))
+    if isinstance(levels, str) and (objective, grid) != ("exact", "free"):
+        raise ValueError(f'levels="{levels}" fixes objective and grid; leave them out')
+    if callable(on) != (objective == "accuracy") or not (on is None or callable(on)):
+        raise ValueError(
+            'on must be a function of staircases that forecasts, for objective="accuracy" alone, '
+            "which needs it: which staircases are best depends on data, widths and ridge"
+        )
 
 
 def _counts(levels: int | Sequence[int] | str, depth: int, most: int | None) -> list[int]:

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from attrs import frozen
 from scipy.ndimage import maximum_filter
 from scipy.optimize.elementwise import find_root
 from scipy.special import ndtr
 
 from .._checks import FloatArray
-from ..theory.activations import AnyActivation, Quantized
+from ..theory.activations import Activation, AnyActivation, Quantized
 from ..theory.gaussian import GaussianMoments, gaussian_panels
 from ..theory.moments import gaussian_moments
 from .bounds import binned, optimal_partitions
@@ -26,12 +27,15 @@ from .staircases import (
     CODES,
     IntArray,
     crossings,
+    demanded_shares,
     drop_slivers,
     one_value,
     panels_at,
     sampled,
     without_closed,
 )
+
+Tilt = tuple[float, float]
 
 # Where the ends of a uniform grid are looked for first: at these quantiles of the activation.
 _QUANTILES = ndtr(np.linspace(-6.0, 6.0, 97))
@@ -43,17 +47,44 @@ _SMALL, _NONE = 1e-6, 1e-14
 
 
 def quantisers(
-    activations: Sequence[AnyActivation], tau0: float, counts: Sequence[int], uniform: bool
+    activations: Sequence[AnyActivation],
+    tau0: float,
+    counts: Sequence[int],
+    uniform: bool,
+    tilts: Sequence[Tilt] | None = None,
 ) -> list[Quantized]:
     """Each layer's quantiser of least error at the scale that the quantised layers before it leave.
 
-    ``counts``: numbers of levels. ``uniform``: levels are equally spaced.
+    ``counts``: numbers of levels. ``uniform``: levels are equally spaced. ``tilts``: of what is
+    quantised; (s, t) takes (σ − m)/√v to (1 − s − t)(σ − m)/√v ± s ξ ± t (ξ² − 1)/√2, with the
+    signs of σ's own linear and quadratic part.
     """
     found, tau = [], tau0
-    for activation, m in zip(activations, counts, strict=True):
-        found.append(quantiser(activation, gaussian_moments(activation, tau), m, uniform))
+    for i, (activation, m) in enumerate(zip(activations, counts, strict=True)):
+        g = gaussian_moments(activation, tau)
+        target = activation
+        if tilts is not None and any(tilts[i]):
+            target = _tilted(activation, g, tilts[i])
+            g = gaussian_moments(target, tau)
+        found.append(quantiser(target, g, m, uniform))
         tau = float(np.sqrt(gaussian_moments(found[-1], tau).variance))
     return found
+
+
+def _tilted(activation: AnyActivation, g: GaussianMoments, tilt: Tilt) -> Activation:
+    linear, quadratic, _ = np.copysign(1.0, demanded_shares(g))
+    (s, t), dev = tilt, g.variance**0.5
+    first, second = float(linear) * s * dev, float(quadratic) * t * dev / 2**0.5
+
+    def value(x: torch.Tensor) -> torch.Tensor:
+        xi = x / g.tau
+        return g.mean + (1 - s - t) * (activation(x) - g.mean) + first * xi + second * (xi**2 - 1)
+
+    def derivative(x: torch.Tensor) -> torch.Tensor:
+        return (1 - s - t) * activation.derivative(x) + (first + 2 * second * x / g.tau) / g.tau
+
+    name = f"{activation.name}, tilted"
+    return Activation(name, value, activation.breakpoints, derivative_function=derivative)
 
 
 def quantiser(activation: AnyActivation, g: GaussianMoments, m: int, uniform: bool) -> Quantized:
