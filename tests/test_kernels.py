@@ -11,7 +11,7 @@ from numpy.polynomial.legendre import leggauss
 from scipy.stats import multivariate_normal
 
 import ntklc_helpers as nh
-from ntklc_helpers.theory.hermite import series
+from ntklc_helpers.theory.hermite import pair_expectation, series, staircase_pair
 
 DATA = Path(__file__).parent / "data"
 RELU, ERF, SIN, GELU = (nh.activation(name) for name in ("relu", "erf", "sin", "gelu"))
@@ -378,3 +378,23 @@ def test_activations_by_name():
 def test_bad_input_names_the_argument(X, activations, options, message):
     with pytest.raises(ValueError, match=message):
         nh.limit_kernels(X, activations, **options)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.floats(-2, 2), min_size=1, max_size=4, unique=True),
+    st.floats(0.2, 2.0),
+    st.floats(0.2, 2.0),
+    st.sampled_from([-0.9999, -0.98, -0.3, 0.0, 0.5, 0.97, 0.999, 0.99999]),
+)
+def test_pairs_of_a_staircase_against_quadrature(thresholds, a, b, rho):
+    """Thresholds at 0, of either sign, near and far; the quadrature splits where they pass."""
+    thresholds = sorted({round(x, 3) for x in thresholds})
+    steps = nh.Quantized(thresholds, np.cos(np.arange(len(thresholds) + 1)))
+    found = staircase_pair(steps, *(np.array([x]) for x in (a, b, rho)))
+    if rho:
+        expected = pair_expectation(steps, a, b, rho, 4)
+        np.testing.assert_allclose(np.ravel(found), expected, rtol=1e-9, atol=1e-11)
+    else:
+        g, h = (nh.gaussian_moments(steps, scale) for scale in (a, b))
+        np.testing.assert_allclose(np.ravel(found), [g.mean * h.mean, g.d1 * h.d1], atol=1e-13)

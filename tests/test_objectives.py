@@ -1,5 +1,6 @@
 """Staircases by different objectives: what is compared, that it is fair, stopped and gone on with."""
 
+import attrs
 import numpy as np
 import pytest
 
@@ -8,9 +9,10 @@ from ntklc_helpers.data import balanced_rows
 from ntklc_helpers.experiments import objectives
 from ntklc_helpers.experiments.images import load_pair
 from ntklc_helpers.experiments.objectives import PRESETS, Objectives
-from ntklc_helpers.experiments.records import RunError
+from ntklc_helpers.experiments.records import RunError, find_record
+from ntklc_helpers.experiments.runs import preset_of
 
-SMALL = PRESETS["smoke"]
+SMALL = attrs.evolve(PRESETS["smoke"], objectives=("lloyd-max", "exact", "accuracy"))
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +83,13 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(tmp_path):
 def test_bad_settings_name_the_argument(options, message):
     with pytest.raises(ValueError, match=message):
         Objectives(**options)
+
+
+def test_the_record_of_the_book():
+    record = find_record("objectives")
+    assert preset_of(record.settings, PRESETS) == "paper"
+    found = record.table.groupby(["levels", "objective"])["accuracy"].agg(["mean", "sem"]).drop(0)
+    mean, error = (found[name].unstack("objective") for name in ("mean", "sem"))
+    for other in ("lloyd-max", "exact"):
+        gain = mean["accuracy"] - mean[other]
+        assert (gain > -2 * np.hypot(error["accuracy"], error[other])).all() and gain.max() > 1

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import product
 
 import numpy as np
 from attrs import frozen
 from numpy.polynomial.chebyshev import chebpts1, chebvander
-from scipy.special import ndtr
+from scipy.special import ndtr, owens_t
 
 from .activations import AnyActivation, Quantized
-from .duals import Buffers, FloatArray, Pair
+from .duals import TINY, Buffers, FloatArray, Pair
 from .gaussian import gauss_rule, gaussian_panels
 from .moments import OFFSET, check_derivative, hermite_integrals, not_converged
 
@@ -37,7 +38,8 @@ class HermiteSeries:
     dropped amount to at most 1e-13 √(E σ'(u)² E σ'(v)²) of E[σ'σ'] and ``|cov|`` times that of
     E[σσ]; for an activation with a jump, to 1e-13 √(E σ(u)² E σ(v)²) of E[σσ] and of ∂/∂ρ E[σσ].
     An activation that is not smooth needs too many terms for ``|ρ|`` near 1: entries with ``|ρ|``
-    above ``reach`` come from two-dimensional quadrature, split at the breakpoints.
+    above ``reach`` come from two-dimensional quadrature, split at the breakpoints; a staircase's
+    from the bivariate normal distribution.
 
     Attributes
     ----------
@@ -73,6 +75,9 @@ class HermiteSeries:
         np.multiply(a, b, out=t)
         d /= t
         a, b = np.broadcast_to(a, rho.shape), np.broadcast_to(b, rho.shape)
+        if isinstance(self.activation, Quantized):
+            k[far], d[far] = staircase_pair(self.activation, a[far], b[far], rho[far])
+            return k, d
         for at in zip(*np.nonzero(far), strict=True):
             k[at], d[at] = pair_expectation(
                 self.activation, float(a[at]), float(b[at]), float(rho[at]), self.halvings
@@ -315,6 +320,41 @@ def chebyshev_coefficients(points: int) -> FloatArray:
     norms = np.full(points, points / 2)
     norms[0] *= 2
     return np.asarray(chebvander(chebpts1(points), points - 1).T / norms[:, None], np.float64)
+
+
+def staircase_pair(
+    steps: Quantized, a: FloatArray, b: FloatArray, rho: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """E[σ(u)σ(v)] of a staircase and its derivative in the covariance, for pairs (u, v) with scales
+    a, b and correlations ρ, all (n,); it is infinite where ``|ρ|`` is 1 and both jump at once.
+
+    A staircase is its first level and a jump Δ_i above each threshold θ_i, so that P(u > θ_i,
+    v > θ_j) is all there is to know: by T of D. B. Owen, Ann. Math. Statist. 27 (1956), eq. 2.1.
+
+    Examples
+    --------
+    >>> from ntklc_helpers.theory.hermite import staircase_pair
+    >>> half = np.array([0.5])
+    >>> staircase_pair(nh.activation("step"), 2 * half, 2 * half, half)[0] * 3
+    array([1.])
+    """
+    first, jump, at = steps.levels[0], np.array(steps.jumps), np.array(steps.thresholds)
+    width = np.sqrt((1 - rho) * (1 + rho))
+    # A correlation is known to no more than that.
+    known = np.maximum(width, 1e-8)
+    beyond = [ndtr(-at / scale[:, None]) @ jump for scale in (a, b)]
+    k, mass = first**2 + first * (beyond[0] + beyond[1]), np.zeros_like(rho)
+    # Next to 0 instead of at it, where T's second argument would be 0/0.
+    nodes = np.where(at == 0, TINY, at)
+    for (i, above), (j, right) in product(enumerate(jump), enumerate(jump)):
+        x, y = nodes[i] / a, nodes[j] / b
+        both = (ndtr(-x) + ndtr(-y) - (nodes[i] * nodes[j] < 0)) / 2
+        both -= owens_t(x, (y / x - rho) / known) + owens_t(y, (x / y - rho) / known)
+        density = np.exp(-(((y - rho * x) / known) ** 2 + x**2) / 2) / (2 * np.pi)
+        k += above * right * both
+        mass += above * right * density / (a * b)
+    with np.errstate(divide="ignore"):
+        return k, np.divide(mass, width, out=np.zeros_like(rho), where=mass != 0)
 
 
 def pair_expectation(
