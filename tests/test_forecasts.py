@@ -13,7 +13,7 @@ from ntklc_helpers.experiments import forecasts, image_nets
 from ntklc_helpers.experiments.forecasts import DEPTHS, PRESETS, STAIRCASES, Forecasts, compared
 from ntklc_helpers.experiments.image_nets import TrainingSettings
 from ntklc_helpers.experiments.images import load_pair
-from ntklc_helpers.experiments.records import RunError, read_record
+from ntklc_helpers.experiments.records import RunError, find_record, read_record
 from ntklc_helpers.experiments.runs import preset_of
 
 SMALL = Forecasts(
@@ -195,3 +195,14 @@ def test_the_design_covers_every_factor(name, monkeypatch):
         assert min(map(values.count, set(values))) >= least, factor
     settings = json.loads(json.dumps(run.plain())) | {"source": name}
     assert preset_of(settings, PRESETS[name]) == "paper"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_records_of_the_book(name):
+    record = find_record(name)
+    assert preset_of(record.settings, PRESETS[name]) == "paper"
+    assert len(record.table) == 64 and record.table.draws.min() >= 3
+    for on, rank in {"pool": 0.98, "held": 0.98, "test": 0.97}.items():
+        table = compared(record, on)
+        assert table.forecast.corr(table.measured, method="spearman") > rank
+        assert on == "test" or table.miss.abs().mean() < 0.6

@@ -10,7 +10,8 @@ from ntklc_helpers.experiments import kernel_machine
 from ntklc_helpers.experiments.__main__ import RECORDS, main
 from ntklc_helpers.experiments.images import load_pair
 from ntklc_helpers.experiments.kernel_machine import PRESETS, KernelMachine, layers_of
-from ntklc_helpers.experiments.records import RunError, read_record
+from ntklc_helpers.experiments.records import RunError, find_record, read_record
+from ntklc_helpers.experiments.runs import preset_of
 
 SMALL = KernelMachine(
     networks=("relu", "2"), data="digits", n_train=300, seed=3, sizes=(100, 300), n_selection=200,
@@ -147,3 +148,13 @@ def test_more_images_than_there_are_is_refused_before_anything_is_written(tmp_pa
 def test_the_kernel_of_the_paper_preset_has_all_images():
     assert max(PRESETS["paper"].sizes) == 60_000 and PRESETS["paper"].data == "mnist"
     assert RECORDS["kernel_machine"] is PRESETS
+
+
+def test_the_record_of_the_book():
+    record = find_record("kernel_machine")
+    assert preset_of(record.settings, PRESETS) == "paper"
+    assert record.findings["peak_gigabytes"] < 20
+    table = record.table.set_index(["network", "n"])
+    assert (table.residual <= PRESETS["paper"].tolerance).all() and len(table) == 6
+    full = table.xs(60_000, level="n").accuracy
+    assert full["relu"] >= 98.3 and abs(full["16"] - full["relu"]) < 0.1
