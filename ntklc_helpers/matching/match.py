@@ -164,9 +164,9 @@ def match(
         "lloyd-max" and "accuracy" demand nothing).
     on : callable, optional
         For "accuracy", and needed for it: a function of staircases σ_1 … σ_L that returns what is
-        forecast of them, by :func:`~ntklc_helpers.forecast` on data, widths and ridge of yours. It
-        is called some 25 times: a few hundred samples are enough, at the widths and the ridge that
-        will be used.
+        forecast of them, by :func:`~ntklc_helpers.theory.forecast.forecast` on data, widths and
+        ridge of yours. It is called some 25 times: a few hundred samples are enough, at the widths
+        and the ridge that will be used.
 
     Returns
     -------
