@@ -10,29 +10,28 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from attrs import frozen
-from numpy.typing import NDArray
 
 from .._checks import checked, each, inside, one_of, positive, whole
 from ..compression.readout import fit_readout
 from ..data.images import balanced_rows, normalize
-from ..matching.match import match
-from ..theory.activations import Quantized, activation
+from ..matching.match import Objective, match
+from ..theory.activations import Quantized
 from ..theory.forecast import Forecast, Forecaster
 from ..theory.networks import RandomMLP
 from .images import Images
+from .methods import DEPTH, RELUS, Task
 from .records import Record
 from .runs import Run, Study, begin
 
 __all__ = ["PRESETS", "Objectives"]
 
 log = logging.getLogger(__name__)
-_DEPTH = 3
-_RELUS = [activation("relu")] * _DEPTH
+_Objective = Objective | Literal["none"]
 _KNOWN = ("lloyd-max", "exact", "ridge", "accuracy")
 
 
@@ -58,7 +57,9 @@ class Objectives(Study):
     """
 
     levels: Sequence[int] = checked(each, (2, 3, 4, 6, 8, 12, 16), whole, 2, 256)
-    objectives: Sequence[str] = checked(each, ("lloyd-max", "exact", "accuracy"), one_of, _KNOWN)
+    objectives: Sequence[Objective] = checked(
+        each, ("lloyd-max", "exact", "accuracy"), one_of, _KNOWN
+    )
     width: int = checked(whole, 1000)
     sparsity: float = checked(inside, 0.9)
     ridges: Sequence[float] = checked(each, (1e-4, 1e-3, 1e-2), positive)
@@ -89,7 +90,7 @@ class Objectives(Study):
         with begin(self, folder, device) as run:
             X = run.images.X.reshape(len(run.images.X), -1).astype(np.float64)
             X_test = run.images.X_test.reshape(len(run.images.X_test), -1).astype(np.float64)
-            task = _Task(normalize(X), run.images.y, normalize(X_test, X), run.images.y_test)
+            task = Task(normalize(X), run.images.y, normalize(X_test, X), run.images.y_test)
             rows, stages = [], {"staircases": 0.0, "networks": 0.0}
             for m, objective in self._cells():
                 name = f"{objective}-{m}"
@@ -106,51 +107,41 @@ class Objectives(Study):
                 log.info("%s, %s levels: %s", objective, m, drawn["accuracy"])
             return run.record(rows, stages)
 
-    def _cells(self) -> Iterator[tuple[int, str]]:
+    def _cells(self) -> Iterator[tuple[int, _Objective]]:
         yield 0, "none"
         for m in self.levels:
             for objective in self.objectives:
                 yield m, objective
 
-    def _chosen(self, task: _Task, m: int, objective: str) -> dict[str, Any]:
+    def _chosen(self, task: Task, m: int, objective: _Objective) -> dict[str, Any]:
         """The staircases, as thresholds and levels, and what is forecast of them."""
         some = balanced_rows(task.y, self.n_search, self.seed)
 
         def judge(steps: Sequence[Any]) -> Forecast:
             X, y = task.X[some], task.y[some]
             prepared = Forecaster.of(X, y, steps, sparsity=self.sparsity, tau0=1.0, seed=self.seed)
-            found = [prepared([self.width] * _DEPTH, ridge) for ridge in self.ridges]
+            found = [prepared([self.width] * DEPTH, ridge) for ridge in self.ridges]
             return max(found, key=lambda one: one.accuracy or 0.0)
 
         if objective == "none":
-            return {"steps": [], "forecast": 100 * (judge(_RELUS).accuracy or 0.0)}
+            return {"steps": [], "forecast": 100 * (judge(RELUS).accuracy or 0.0)}
         on = judge if objective == "accuracy" else None
-        steps = match(_RELUS, 1.0, m, objective, on=on).activations  # type: ignore[arg-type]
+        steps = match(RELUS, 1.0, m, objective, on=on).activations
         told = [[list(one.thresholds), list(one.levels)] for one in steps]
         return {"steps": told, "forecast": 100 * (judge(steps).accuracy or 0.0)}
 
-    def _drawn(self, task: _Task, steps: Sequence[Quantized], run: Run) -> dict[str, Any]:
+    def _drawn(self, task: Task, steps: Sequence[Quantized], run: Run) -> dict[str, Any]:
         """Accuracy in percent of every draw."""
         found = []
         for draw in range(self.n_draws):
             net = RandomMLP(
-                task.X.shape[1], [self.width] * _DEPTH, steps or _RELUS, 1.0, "ternary",
+                task.X.shape[1], [self.width] * DEPTH, steps or RELUS, 1.0, "ternary",
                 self.sparsity, self.seed + draw, run.device,
             )  # fmt: skip
             F, F_test = (net.features(X).cpu().numpy() for X in (task.X, task.X_test))
             readout = fit_readout(F, task.y, seed=self.seed)
             found.append(100 * float(np.mean(readout.predict(F_test) == task.y_test)))
         return {"accuracy": found}
-
-
-@frozen(eq=False)
-class _Task:
-    """Rows and labels to train and to test on, normalised by the first."""
-
-    X: NDArray[np.float64]
-    y: NDArray[np.int64]
-    X_test: NDArray[np.float64]
-    y_test: NDArray[np.int64]
 
 
 PRESETS = {

@@ -25,6 +25,7 @@ from .quantisers import quantisers
 from .solve import Tolerance
 from .staircases import CODES, Layer, demanded_shares
 
+Objective = Literal["exact", "ridge", "lloyd-max", "accuracy"]
 # Objectives that keep no coefficients.
 _FREE = "lloyd-max", "accuracy"
 
@@ -126,7 +127,7 @@ def match(
     activations: Sequence[AnyActivation | str],
     tau0: float,
     levels: int | Sequence[int] | Literal["paper", "script"] = 8,
-    objective: Literal["exact", "ridge", "lloyd-max", "accuracy"] = "exact",
+    objective: Objective = "exact",
     grid: Literal["free", "uniform"] = "free",
     strict: bool = False,
     on: Judge | None = None,
