@@ -7,7 +7,8 @@ Leave-one-out then says how the readout does on samples that it was not trained 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from scipy.stats import qmc
 from .._checks import FloatArray, array, labels, number, positive, same_length, samples, whole
 from .activations import AnyActivation, activation_list
 from .duals import TINY
+from .few_inputs import KernelShift, kernel_shifts
 from .infinite import layer_kernels
 from .weights import Law, law_of
 
@@ -109,7 +111,8 @@ def forecast(
         trained on in turn, and those left out are tested on as well.
     weights, sparsity
         Law of the weights as for RandomMLP; a sparsity alone means ternary weights. It enters
-        through what single neurons of the first layer do; kernels are those of Gaussian weights.
+        through what single neurons of the first layer do, and where hidden neurons have few
+        inputs; other kernels are those of Gaussian weights.
     tau0 : float, optional
         Of the network; by default the root mean square of the rows' norms.
     seed : int
@@ -181,8 +184,11 @@ class Forecaster:
     layers: tuple[_Layer, ...]
     linear: FloatArray
     variance: FloatArray
+    lengths: FloatArray
+    angles: FloatArray
     subsets: tuple[NDArray[np.intp], ...]
     columns: NDArray[np.intp]
+    shifts: Callable[[FloatArray], Sequence[KernelShift | None]]
 
     @classmethod
     def of(
@@ -210,8 +216,17 @@ class Forecaster:
         split = np.array_split(rng.permutation(len(X)), min(len(X) // n, _SUBSETS))
         subsets = tuple(np.sort(part[:n]) for part in split)
         columns = np.sort(np.concatenate(subsets))
-        layers, gain, variance = _layers(X, sigma, law.layers(len(sigma))[0], tau0, columns, rng)
-        return cls(targets, classes, layers, gain * squares, variance, subsets, columns)
+        laws = law.layers(len(sigma))[:-1]
+        layers, gain, variance = _layers(X, sigma, laws[0], tau0, columns, rng)
+        lengths = np.sqrt(squares)
+        unit = X / np.maximum(lengths, TINY)[:, None]
+        angles = np.arccos(np.clip(unit @ unit[columns].T, -1, 1))
+        angles[columns, np.arange(len(columns))] = 0
+        shifts = partial(kernel_shifts, sigma, laws=laws, lengths=lengths, tau0=tau0, seed=seed)
+        return cls(
+            targets, classes, layers, gain * squares, variance, lengths, angles, subsets, columns,
+            shifts,
+        )  # fmt: skip
 
     def __call__(self, widths: Sequence[float] | None = None, ridge: float = 1e-3) -> Forecast:
         """The forecast for these widths and this ridge. Errors as for :func:`forecast`."""
@@ -222,7 +237,8 @@ class Forecaster:
                 f"ridge must be at least 0, and positive where the last width, {d[-1]:g}, is not "
                 f"above the {n} samples to train on; got {ridge:g}"
             )
-        found = [_readout(self, which, d, ridge) for which in range(len(self.subsets))]
+        shifts = self.shifts(d)
+        found = [_readout(self, which, d, ridge, shifts) for which in range(len(self.subsets))]
         errors = np.array([one.errors(self.targets) for one in found])
         error, error_off = _mean(errors)
         accuracy = accuracy_off = None
@@ -352,7 +368,13 @@ def _mean(values: FloatArray) -> tuple[float, float]:
     return float(values.mean()), float(np.sqrt(variance))
 
 
-def _readout(data: Forecaster, which: int, d: FloatArray, ridge: float) -> _Outputs:
+def _readout(
+    data: Forecaster,
+    which: int,
+    d: FloatArray,
+    ridge: float,
+    shifts: Sequence[KernelShift | None],
+) -> _Outputs:
     """The outputs at all samples of a readout trained on a subset; at these, leave-one-out.
 
     The mean of (F Fᵀ + δ)⁻¹ is Q = A⁻¹, A = δ + Σ_ℓ c_ℓ B_ℓ with c_ℓ = s_ℓ … s_L. It makes
@@ -362,7 +384,7 @@ def _readout(data: Forecaster, which: int, d: FloatArray, ridge: float) -> _Outp
     rows = data.subsets[which]
     delta = ridge * data.variance[rows].sum()
     local = np.searchsorted(data.columns, rows)
-    parts = [layer.part[:, local] for layer in data.layers]
+    parts = [_part(data, i, local, shift) for i, shift in enumerate(shifts)]
     among = [part[rows] for part in parts]
     found = _solve(among, d, delta)
     s, Q, c = found.s, found.Q, _products(found.s)
@@ -380,18 +402,35 @@ def _readout(data: Forecaster, which: int, d: FloatArray, ridge: float) -> _Outp
         layers = [
             evolve(
                 layer,
+                own=layer.own + (shift.itself(data.lengths) * layer.gain**2 if shift else 0.0),
                 slope=layer.slope[:, local],
                 neurons=layer.neurons[:, which :: len(data.subsets)],
             )
-            for layer in data.layers
+            for layer, shift in zip(data.layers, shifts, strict=True)
         ]
-        at = _Expansion.of(layers, parts, rows, others, left, Q @ T, s, d)
-        covariance = at.together(found.H) + at.alone()
+        at = _Expansion.of(layers, parts, rows, others, left, Q, Q @ T, s, d)
+        moved, covariance = at.alone()
+        mean += moved
+        covariance += at.together(found.H)
     linear = c[0] * data.linear[rows].mean()
     identity = delta + sum(c * [np.trace(part) for part in among]) / len(rows) - linear
     with np.errstate(divide="ignore", over="ignore"):
         implicit = np.divide(identity, len(rows) * linear)
     return _Outputs(mean, covariance, s, float(implicit))
+
+
+def _part(
+    data: Forecaster, i: int, local: NDArray[np.intp], shift: KernelShift | None
+) -> FloatArray:
+    """What layer i adds to the kernel (N, n) of all samples with some, few inputs considered."""
+    layer, columns = data.layers[i], data.columns[local]
+    part = layer.part[:, local]
+    if shift is not None:
+        added = shift.between(data.lengths, data.lengths[columns], data.angles[:, local])
+        added[columns, np.arange(len(columns))] = shift.itself(data.lengths[columns])
+        added *= np.outer(layer.gain, layer.gain[columns])
+        part += added
+    return part
 
 
 def _products(s: FloatArray) -> FloatArray:
@@ -485,19 +524,21 @@ def _hessian(
 class _Expansion:
     """The first order of the outputs in what the neurons of each layer do, at the mean inverse.
 
-    ``seen`` (L, N) and ``sizes`` (L, k, k) are, for the part B of each layer, the diagonal of
-    left B leftᵀ and rightᵀ B right.
+    ``seen`` (L, N), ``sizes`` (L, k, k) and ``used`` (L,) are, for the part B of each layer, the
+    diagonal of left B leftᵀ, rightᵀ B right, and tr QB.
     """
 
     layers: Sequence[_Layer]
     rows: NDArray[np.intp]
     others: NDArray[np.intp]
     left: FloatArray
+    Q: FloatArray
     right: FloatArray
     s: FloatArray
     d: FloatArray
     seen: FloatArray
     sizes: FloatArray
+    used: FloatArray
 
     @classmethod
     def of(
@@ -507,17 +548,21 @@ class _Expansion:
         rows: NDArray[np.intp],
         others: NDArray[np.intp],
         left: FloatArray,
+        Q: FloatArray,
         right: FloatArray,
         s: FloatArray,
         d: FloatArray,
     ) -> _Expansion:
-        seen, sizes = np.empty((len(d), len(left))), []
+        seen, sizes, used = np.empty((len(d), len(left))), [], []
         for layer, B, found in zip(layers, parts, seen, strict=True):
             np.einsum("ij,ij->i", left @ B[rows], left, out=found)
             # A new sample's own column of ``left``, which is not held, is 1.
             found[others] += 2 * np.einsum("ij,ij->i", left[others], B[others]) + layer.own[others]
             sizes.append(right.T @ B[rows] @ right)
-        return cls(layers, rows, others, left, right, s, d, seen, np.array(sizes))
+            used.append(np.vdot(Q, B[rows]))
+        return cls(
+            layers, rows, others, left, Q, right, s, d, seen, np.array(sizes), np.array(used)
+        )
 
     @property
     def finite(self) -> NDArray[np.intp]:
@@ -533,12 +578,14 @@ class _Expansion:
             "jn,ji,iab->nab", seen[finite], np.linalg.inv(H), sizes[finite], optimize=True
         )
 
-    def alone(self) -> FloatArray:
-        """Covariance (N, k, k) of what neurons do one by one, beyond that of Gaussian ones.
+    def alone(self) -> tuple[FloatArray, FloatArray]:
+        """Mean (N, k) and covariance (N, k, k) of what neurons do one by one, beyond that of
+        Gaussian ones.
 
         What is to be had from some of the neurons alone is noisy, chiefly by their second moments,
         and these are known: what is off in them is taken off to first order.
         """
+        mean = np.zeros((len(self.left), self.right.shape[1]))
         total = np.zeros((len(self.left), *self.sizes.shape[1:]))
         c, seen, sizes = (
             _products(self.s),
@@ -551,7 +598,7 @@ class _Expansion:
                 self._effects(int(i), slice(start, start + _CHUNK))
                 for start in range(0, probes, _CHUNK)
             ]
-            first, second, left_seen, right_seen = (
+            moved, first, second, left_seen, right_seen = (
                 sum(part) / probes for part in zip(*chunks, strict=True)
             )
             off = (left_seen - seen[i])[:, None, None] * sizes[i]
@@ -559,11 +606,13 @@ class _Expansion:
             # Of two different neurons, so that it is right on average.
             means = probes * first[:, :, None] * first[:, None, :] - second
             gaussian = seen[i][:, None, None] * sizes[i] + 2 / (probes - 1) * means
+            mean += c[i] * moved
             total += c[i] ** 2 / self.d[i] * (second - off - gaussian)
-        return total
+        return mean, total
 
     def _effects(self, i: int, chunk: slice) -> tuple[FloatArray, ...]:
-        """Sums over some neurons of layer i: of their effects (N, k) on the outputs, of the squares
+        """Sums over some neurons of layer i: of how far their effects on the outputs are from those
+        of neurons used up as much as the mean (N, k), of their effects (N, k), of the squares
         (N, k, k) of these, and of the second moments (N,) and (k, k) that are known.
         """
         layer, k = self.layers[i], self.right.shape[1]
@@ -579,8 +628,19 @@ class _Expansion:
             effect = self._from(moved.reshape(len(moved), -1)).reshape(moved.shape)
         # A sample that is left out has no part in the readout that is moved.
         effect[self.rows] -= (across[self.rows] ** 2)[:, :, None] * self.right[:, None, :]
+        # By Sherman and Morrison, of the mean neuron s; a sample left out has not used it up.
+        used = np.einsum("ij,ij->j", near[self.rows], self.Q @ near[self.rows])
+        share = np.broadcast_to(used / self.used[: i + 1].sum(), across.shape).copy()
+        own = self.Q.diagonal()
+        share[self.rows] = (used - own[:, None] * across[self.rows] ** 2) / (
+            self.used[: i + 1].sum() - own * self.seen[: i + 1, self.rows].sum(axis=0)
+        )[:, None]
+        weight = 1 / (self.s[i] + (1 - self.s[i]) * share)
+        unlike = np.einsum("njk,nj->nk", effect, weight - 1)
+        effect *= weight[:, :, None]
         squares = effect.transpose(0, 2, 1) @ effect
-        return effect.sum(axis=1), squares, np.einsum("ij,ij->i", across, across), along.T @ along
+        known = np.einsum("ij,ij->i", across, across), along.T @ along
+        return unlike, effect.sum(axis=1), squares, *known
 
     def _from(self, features: FloatArray) -> FloatArray:
         """``left`` times what is at all samples (N, …), the new one's own among it."""

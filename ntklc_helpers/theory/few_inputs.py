@@ -1,0 +1,207 @@
+"""Kernels of hidden layers whose neurons have few inputs, as those of narrow, sparse networks.
+
+A sum of a dozen terms is not Gaussian. The mean kernel of a layer is then another function of the
+angle between two samples and of their lengths than in the infinite network. The difference is
+measured on neurons of its own, for samples on three circles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
+
+from .._checks import FloatArray
+from .activations import AnyActivation
+from .infinite import layer_kernels
+from .weights import Law
+
+# Fourth moment of a weight per input from which on a sum counts as one of few terms.
+_FEW = 0.03
+# Angles on a circle, even; neurons drawn; and how many of these are worked on at once.
+_ANGLES, _NEURONS, _CHUNK = 32, 20_000, 250
+# Lengths that differ by less are one.
+_ALIKE = 1.02
+# Points of the table that is read at an entry's angle.
+_FINE = 1025
+
+
+@frozen(eq=False)
+class KernelShift:
+    """What few inputs add to a layer's kernel, beyond what is linear in the layer before.
+
+    ``table`` (R, R, 1025) has it for samples of lengths ``lengths`` (R,), at angles from 0 to π.
+    """
+
+    lengths: FloatArray
+    table: FloatArray
+
+    def between(self, left: FloatArray, right: FloatArray, angle: FloatArray) -> FloatArray:
+        """For samples of lengths left (n,) and right (m,) at angles (n, m), none with itself."""
+        at = np.rint(angle * ((_FINE - 1) / np.pi)).astype(np.int32)
+        total = np.zeros(angle.shape)
+        for row, before in zip(self.table, self._shares(left), strict=True):
+            for values, behind in zip(row, self._shares(right), strict=True):
+                total += np.outer(before, behind) * values[at]
+        return total
+
+    def itself(self, lengths: FloatArray) -> FloatArray:
+        """For a sample of each of these lengths (n,) with itself."""
+        # At angle 0 a kernel may have a cusp where lengths are equal: those alone are looked at.
+        return np.asarray(np.einsum("an,aa->n", self._shares(lengths), self.table[:, :, 0]))
+
+    def _shares(self, lengths: FloatArray) -> FloatArray:
+        """Lagrange's polynomials in the logarithm, no further than the outermost lengths."""
+        nodes = np.log(self.lengths)
+        at = np.log(np.clip(lengths, self.lengths[0], self.lengths[-1]))
+        found = np.ones((len(nodes), len(at)))
+        for one, row in zip(nodes, found, strict=True):
+            for other in nodes[nodes != one]:
+                row *= (at - other) / (one - other)
+        return found
+
+
+def kernel_shifts(
+    activations: Sequence[AnyActivation],
+    widths: FloatArray,
+    laws: Sequence[Law],
+    lengths: FloatArray,
+    tau0: float,
+    seed: int = 0,
+) -> list[KernelShift | None]:
+    """The shift of each layer; None for the first, and for layers whose inputs are not few.
+
+    Inputs are few where a weight's fourth moment is at least 0.03 of their number: fewer than 100
+    of Gaussian weights, fewer than 33 that are not 0 of ternary ones.
+
+    Parameters
+    ----------
+    activations : sequence of Activation or Quantized
+        σ_1 … σ_L.
+    widths : (L,) array
+        Of which the first L − 1 matter.
+    laws : sequence of Law
+        Of W_1 … W_L, of variance 1. The first layer's neurons are taken to be Gaussian.
+    lengths : (n,) array
+        Norms of samples, which the result will be asked for.
+    tau0 : float
+        Of the network.
+    seed : int
+        Of the neurons.
+
+    Notes
+    -----
+    Neurons of layer ℓ sum d_{ℓ−1} of a population of neurons of the layer before. Averaged around
+    the circle, and with the mean of u_i u_j, which is known, as a control variate, 20,000 of them
+    give an entry to a thousandth of the diagonal. The population is that of networks averaged over,
+    so that what the neurons of one network share is in it as well.
+
+    Examples
+    --------
+    >>> from ntklc_helpers.theory.few_inputs import kernel_shifts
+    >>> relu, laws = [nh.activation("relu")] * 2, [nh.theory.Ternary(0.9)] * 2
+    >>> first, second = kernel_shifts(relu, np.array([50, 50]), laws, np.ones(3), 1.0)
+    >>> first is None, bool(second.itself(np.ones(1))[0] > 0)
+    (True, True)
+    """
+    few = [_are_few(law, d, seed) for law, d in zip(laws[1:], widths, strict=False)]
+    found: list[KernelShift | None] = [None] * len(activations)
+    if not any(few):
+        return found
+    nodes = _nodes(lengths)
+    turn = 2 * np.pi * np.arange(_ANGLES) / _ANGLES
+    circle = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    rings = np.concatenate([length * circle for length in nodes])
+    columns = np.arange(len(nodes)) * _ANGLES
+    rng = np.random.default_rng(seed)
+    neurons, root = np.empty(0), rings.T
+    known, apart = np.empty(0), np.empty(0)
+    for i, layer in enumerate(layer_kernels(rings, activations, tau0, columns)):
+        limit = layer.kernel.reshape(len(nodes), _ANGLES, -1).transpose(0, 2, 1)
+        gain = layer.gain[columns]
+        linear = np.multiply.outer(gain, gain)[..., None]
+        if i and few[i - 1]:
+            inputs = _sums(neurons, laws[i], int(widths[i - 1]), seed + i, rng)
+            neurons = activations[i](inputs) - layer.centre
+            known = _mean_kernel(neurons, inputs, known, len(nodes))
+            found[i] = KernelShift(nodes, _fine(known - limit - linear * apart))
+            apart = known - limit
+        else:
+            inputs = rng.standard_normal((_NEURONS, len(root))) @ root
+            neurons = activations[i](inputs) - layer.centre
+            # What is apart before passes through the linear part.
+            apart = linear * apart if i else np.zeros_like(limit)
+            known = limit + apart
+        root = _root(neurons)
+    return found
+
+
+def _are_few(law: Law, d: float, seed: int) -> bool:
+    some = law.draw((200, int(min(d, 1000))), seed, 2)
+    return bool(np.mean(some**4.0) >= _FEW * d)
+
+
+def _nodes(lengths: FloatArray) -> FloatArray:
+    """One length, or three, between which those of nearly all samples lie."""
+    positive = lengths[lengths > 0]
+    low, high = np.quantile(positive, [0.02, 0.98]) if len(positive) else (1.0, 1.0)
+    if high < _ALIKE * low:
+        return np.array([np.sqrt(low * high)])
+    return np.geomspace(low, high, 3)
+
+
+def _sums(
+    population: FloatArray, law: Law, d: int, seed: int, rng: np.random.Generator
+) -> FloatArray:
+    """Inputs of as many neurons, each of d of the population by weights of its own."""
+    found = np.empty_like(population)
+    for start in range(0, len(found), _CHUNK):
+        weights = law.draw((_CHUNK, d), seed, start + 2)
+        # Of a neuron without inputs the sum would be that of its neighbour.
+        weights[~weights.any(axis=1), 0] = np.finfo(np.float32).tiny
+        of, where = np.nonzero(weights)
+        chosen = population[rng.integers(0, len(population), len(of))]
+        chosen *= weights[of, where, None] / np.sqrt(d)
+        first = np.searchsorted(of, np.arange(_CHUNK))
+        found[start : start + _CHUNK] = np.add.reduceat(chosen, first, axis=0)
+    return found
+
+
+def _root(neurons: FloatArray) -> FloatArray:
+    """What standard normal numbers are multiplied by for the neurons' covariance."""
+    size, axes = np.linalg.eigh(neurons.T @ neurons / len(neurons))
+    return np.asarray((axes * np.sqrt(np.maximum(size, 0))).T)
+
+
+def _mean_kernel(
+    neurons: FloatArray, inputs: FloatArray, known: FloatArray, rings: int
+) -> FloatArray:
+    """Mean (R, R, A) of the neurons' products, given that of their inputs' is ``known``."""
+
+    def products(values: FloatArray) -> NDArray[np.complex128]:
+        return np.fft.rfft(values.reshape(len(values), rings, _ANGLES), axis=2)
+
+    after, before = products(neurons), products(inputs)
+    mean = np.empty_like(known)
+    for a in range(rings):
+        for b in range(rings):
+            y, x = (
+                np.fft.irfft(found[:, a] * found[:, b].conj(), n=_ANGLES, axis=1) / _ANGLES
+                for found in (after, before)
+            )
+            off = x - x.mean(axis=0)
+            slope = np.einsum("ij,ij->j", off, y) / np.einsum("ij,ij->j", off, off)
+            mean[a, b] = y.mean(axis=0) - slope * (x.mean(axis=0) - known[a, b])
+    return mean
+
+
+def _fine(values: FloatArray) -> FloatArray:
+    """From the whole circle to a fine table from 0 to π."""
+    half = _ANGLES // 2 + 1
+    # A kernel is the same in both directions.
+    mean = (values + values[..., -np.arange(_ANGLES)]) / 2
+    spline = CubicSpline(np.linspace(0, np.pi, half), mean[..., :half], axis=-1)
+    return np.asarray(spline(np.linspace(0, np.pi, _FINE)))
