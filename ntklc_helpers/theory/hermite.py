@@ -138,7 +138,8 @@ def series(
     (array([0.3943]), array([0.1863]))
     """
     extremes = _extremes(activation, scale)
-    for degree in _DEGREES:
+    # Of a jump no degree is enough.
+    for degree in _DEGREES[-1:] if activation.has_jump else _DEGREES:
         halvings, expansion = _resolve(activation, extremes, degree)
         tail = _tails(activation, expansion, extremes).max(axis=0)
         enough = np.flatnonzero(tail <= TOLERANCE)
@@ -231,7 +232,7 @@ def _expand_steps(steps: Quantized, scales: FloatArray, degree: int) -> FloatArr
     """:func:`_expand` without quadrature: c_k = Σ_j Δ_j φ(x_j) h_{k−1}(x_j) / √k, Δ_j the jump at
     x_j standard deviations.
     """
-    x = np.asarray(steps.thresholds) / scales[:, None]
+    x, jumps = np.asarray(steps.thresholds) / scales[:, None], np.asarray(steps.jumps)
     below = np.pad(ndtr(x), ((0, 0), (1, 1)), constant_values=((0, 0), (0, 1)))
     share, levels = np.diff(below, axis=1), np.asarray(steps.levels)
     out = np.empty((degree + 3, len(scales)))
@@ -239,13 +240,15 @@ def _expand_steps(steps: Quantized, scales: FloatArray, degree: int) -> FloatArr
     # Multiplied by φ from the start, nothing overflows.
     h, before = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), np.zeros_like(x)
     for k in range(degree):
-        out[k + 1] = h @ steps.jumps / np.sqrt(k + 1)
+        out[k + 1] = h @ jumps / np.sqrt(k + 1)
         h, before = (x * h - np.sqrt(k) * before) / np.sqrt(k + 1), h
     return out.T
 
 
 def _resolve(activation: AnyActivation, scales: FloatArray, degree: int) -> tuple[int, FloatArray]:
     """The panel width at which the expansion no longer changes, and the expansion."""
+    if isinstance(activation, Quantized):
+        return 0, _expand_steps(activation, scales, degree)
     # Twenty nodes a panel resolve features of a quarter of its width.
     start = max(1, int(np.ceil(np.log2(scales.max()))) - 2)
     for halvings in range(start, start + _MAX_HALVINGS - 1):

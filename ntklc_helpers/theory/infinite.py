@@ -31,12 +31,15 @@ _STRIPE = 1024
 
 @frozen(eq=False)
 class _Layer:
-    """One layer: ``pair`` needs to know ``inputs`` (…, n); ``mean`` (n,) is E σ(u_i)."""
+    """One layer: ``pair`` needs to know ``inputs`` (…, n); ``mean`` (n,) is E σ(u_i), and
+    ``variance`` (n,) the diagonal of the kernel.
+    """
 
     pair: Callable[..., Pair]
     inputs: FloatArray
     mean: FloatArray
     centre: float
+    variance: FloatArray
 
 
 def limit_kernels(
@@ -173,9 +176,8 @@ def layer_kernels(
     K = X @ X[some].T
     rows = np.arange(n) if columns is None else np.concatenate([np.arange(n), some])
     squares, ones = np.einsum("ij,ij->i", X, X)[rows], np.broadcast_to(1.0, K.shape)
-    for depth in range(1, len(activations) + 1):
-        layers, variance, _ = _prepare(squares, activations[:depth], True, tau0)
-        layer, after, slope = layers[-1], np.empty_like(K), np.empty_like(K)
+    for layer in _prepare(squares, activations, True, tau0)[0]:
+        variance, after, slope = layer.variance, np.empty_like(K), np.empty_like(K)
         # What a sample has with itself is known; at correlation 1 a series would not converge.
         K[themselves] = 0
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
@@ -221,8 +223,8 @@ def _prepare(
             pair, mean = expanded.pair, inputs[0]
         # Only now: what the series has to say of X is the better reason to refuse it.
         centre = next(means)
-        layers.append(_Layer(pair, inputs, mean, centre))
         variance = np.maximum(square - 2 * centre * mean + centre**2, 0)
+        layers.append(_Layer(pair, inputs, mean, centre, variance))
         with np.errstate(invalid="ignore", over="ignore"):
             ntk_diagonal = variance + ntk_diagonal * slope_square
         if not np.isfinite(variance).all():
