@@ -193,6 +193,19 @@ def test_steps_and_sparse_weights(digits):
     assert abs(hits.mean() - known.accuracy) < 0.015 + 2 * hits.std() / 30**0.5
 
 
+def test_inputs_of_a_small_copy(digits):
+    """What few inputs do is told apart from the width that a readout is short of."""
+    X, y = digits[0][:200], digits[1][:200]
+    steps = nh.match(["relu"] * 2, tau0=1.0, levels="paper").activations
+    prepared, _ = forecaster(X, y, steps, sparsity=0.9)
+    narrow = prepared([60, 60], 1e-2)
+    assert prepared([60, 60], 1e-2, inputs=[60, 5]) == narrow
+    many = prepared([60, 60], 1e-2, inputs=[4000, 4000])
+    assert narrow.error < many.error - 0.01
+    with pytest.raises(ValueError, match="inputs must have 2 entries"):
+        prepared([60, 60], 1e-2, inputs=[60])
+
+
 def test_orthogonal_samples_in_closed_form():
     """K = I: s + δ is the only eigenvalue, s = 1 − (n/d) s/(s + δ) a quadratic equation."""
     n, d, ridge = 40, 25, 0.01

@@ -66,7 +66,7 @@ class KernelShift:
 
 def kernel_shifts(
     activations: Sequence[AnyActivation],
-    widths: FloatArray,
+    widths: Sequence[float],
     laws: Sequence[Law],
     lengths: FloatArray,
     tau0: float,
@@ -81,8 +81,8 @@ def kernel_shifts(
     ----------
     activations : sequence of Activation or Quantized
         σ_1 … σ_L.
-    widths : (L,) array
-        Of which the first L − 1 matter.
+    widths : sequence of numbers
+        d_1 … d_L, of which the last does not matter.
     laws : sequence of Law
         Of W_1 … W_L, of variance 1. The first layer's neurons are taken to be Gaussian.
     lengths : (n,) array
@@ -94,16 +94,17 @@ def kernel_shifts(
 
     Notes
     -----
-    Neurons of layer ℓ sum d_{ℓ−1} of a population of neurons of the layer before. Averaged around
-    the circle, and with the mean of u_i u_j, which is known, as a control variate, 20,000 of them
-    give an entry to a thousandth of the diagonal. The population is that of networks averaged over,
-    so that what the neurons of one network share is in it as well.
+    Neurons of layer ℓ sum d_{ℓ−1} of a population of neurons of the layer before. 20,000 of them,
+    averaged around the circle and with the mean of u_i u_j, which is known, as a control variate,
+    give an entry to half a percent of the diagonal, and in a proportion that is nearly the same for
+    all. The population is that of networks averaged over, so that what the neurons of one network
+    share is in it as well.
 
     Examples
     --------
     >>> from ntklc_helpers.theory.few_inputs import kernel_shifts
     >>> relu, laws = [nh.activation("relu")] * 2, [nh.theory.Ternary(0.9)] * 2
-    >>> first, second = kernel_shifts(relu, np.array([50, 50]), laws, np.ones(3), 1.0)
+    >>> first, second = kernel_shifts(relu, [50, 50], laws, np.ones(3), 1.0)
     >>> first is None, bool(second.itself(np.ones(1))[0] > 0)
     (True, True)
     """
@@ -179,7 +180,9 @@ def _root(neurons: FloatArray) -> FloatArray:
 def _mean_kernel(
     neurons: FloatArray, inputs: FloatArray, known: FloatArray, rings: int
 ) -> FloatArray:
-    """Mean (R, R, A) of the neurons' products, given that of their inputs' is ``known``."""
+    """Mean (R, R, A) of the neurons' products, given that of their inputs' is ``known``; the same
+    in both directions.
+    """
 
     def products(values: FloatArray) -> NDArray[np.complex128]:
         return np.fft.rfft(values.reshape(len(values), rings, _ANGLES), axis=2)
@@ -187,21 +190,19 @@ def _mean_kernel(
     after, before = products(neurons), products(inputs)
     mean = np.empty_like(known)
     for a in range(rings):
-        for b in range(rings):
+        for b in range(a, rings):
             y, x = (
                 np.fft.irfft(found[:, a] * found[:, b].conj(), n=_ANGLES, axis=1) / _ANGLES
                 for found in (after, before)
             )
             off = x - x.mean(axis=0)
             slope = np.einsum("ij,ij->j", off, y) / np.einsum("ij,ij->j", off, off)
-            mean[a, b] = y.mean(axis=0) - slope * (x.mean(axis=0) - known[a, b])
-    return mean
+            mean[a, b] = mean[b, a] = y.mean(axis=0) - slope * (x.mean(axis=0) - known[a, b])
+    return (mean + mean[..., -np.arange(_ANGLES)]) / 2
 
 
 def _fine(values: FloatArray) -> FloatArray:
     """From the whole circle to a fine table from 0 to π."""
     half = _ANGLES // 2 + 1
-    # A kernel is the same in both directions.
-    mean = (values + values[..., -np.arange(_ANGLES)]) / 2
-    spline = CubicSpline(np.linspace(0, np.pi, half), mean[..., :half], axis=-1)
+    spline = CubicSpline(np.linspace(0, np.pi, half), values[..., :half], axis=-1)
     return np.asarray(spline(np.linspace(0, np.pi, _FINE)))

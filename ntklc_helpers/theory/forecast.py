@@ -8,7 +8,7 @@ Leave-one-out then says how the readout does on samples that it was not trained 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -188,7 +188,7 @@ class Forecaster:
     angles: FloatArray
     subsets: tuple[NDArray[np.intp], ...]
     columns: NDArray[np.intp]
-    shifts: Callable[[FloatArray], Sequence[KernelShift | None]]
+    shifts: Callable[[tuple[float, ...]], Sequence[KernelShift | None]]
 
     @classmethod
     def of(
@@ -222,22 +222,37 @@ class Forecaster:
         unit = X / np.maximum(lengths, TINY)[:, None]
         angles = np.arccos(np.clip(unit @ unit[columns].T, -1, 1))
         angles[columns, np.arange(len(columns))] = 0
-        shifts = partial(kernel_shifts, sigma, laws=laws, lengths=lengths, tau0=tau0, seed=seed)
+
+        # Ridges do not matter to it.
+        @lru_cache(maxsize=1)
+        def shifts(widths: tuple[float, ...]) -> Sequence[KernelShift | None]:
+            return kernel_shifts(sigma, widths, laws, lengths, tau0, seed)
+
         return cls(
             targets, classes, layers, gain * squares, variance, lengths, angles, subsets, columns,
             shifts,
         )  # fmt: skip
 
-    def __call__(self, widths: Sequence[float] | None = None, ridge: float = 1e-3) -> Forecast:
-        """The forecast for these widths and this ridge. Errors as for :func:`forecast`."""
-        d, ridge = self._widths(widths), number("ridge", ridge, "a number of at least 0")
+    def __call__(
+        self,
+        widths: Sequence[float] | None = None,
+        ridge: float = 1e-3,
+        inputs: Sequence[float] | None = None,
+    ) -> Forecast:
+        """The forecast for these widths and this ridge; ``inputs``, where they are others, are the
+        widths by which hidden neurons have few inputs or many, as for a small copy of a wide
+        network. Errors as for :func:`forecast`.
+        """
+        d = self._widths("widths", widths)
+        seen = d if inputs is None else self._widths("inputs", inputs)
+        ridge = number("ridge", ridge, "a number of at least 0")
         n = len(self.subsets[0])
         if ridge < 0 or (ridge == 0 and d[-1] <= n):
             raise ValueError(
                 f"ridge must be at least 0, and positive where the last width, {d[-1]:g}, is not "
                 f"above the {n} samples to train on; got {ridge:g}"
             )
-        shifts = self.shifts(d)
+        shifts = self.shifts(tuple(seen))
         found = [_readout(self, which, d, ridge, shifts) for which in range(len(self.subsets))]
         errors = np.array([one.errors(self.targets) for one in found])
         error, error_off = _mean(errors)
@@ -255,11 +270,11 @@ class Forecaster:
             float(np.mean(ridges)),
         )
 
-    def _widths(self, widths: Sequence[float] | None) -> FloatArray:
+    def _widths(self, argument: str, widths: Sequence[float] | None) -> FloatArray:
         given: Any = [INFINITE] * len(self.layers) if widths is None else widths
         given = [given] if np.ndim(given) == 0 else [*given]
-        same_length("widths", given, "activations", len(self.layers))
-        return np.array([d if d == INFINITE else whole("widths", d) for d in given], float)
+        same_length(argument, given, "activations", len(self.layers))
+        return np.array([d if d == INFINITE else whole(argument, d) for d in given], float)
 
 
 def _targets(y: ArrayLike, n: int) -> tuple[FloatArray, NDArray[np.int64] | None]:
