@@ -58,6 +58,8 @@ from .matching import (
 
 # Small networks that run, are stored in few bytes, and are trained.
 from .compression import (
+    allocate,
+    Allocation,
     compress,
     CompressedNetwork,
     load,

@@ -1,13 +1,21 @@
 """Small networks that run: ternary layers on integers, files, readouts, training."""
 
 from .._face import promised as _promised
+from .allocate import Allocation, allocate, allocation_front
 from .convert import compress
 from .layers import TernaryLayer
 from .network import CompressedNetwork, Memory, load
 from .pruning import prune_globally, rewind, snapshot, sparsity
 from .readout import READOUT_DTYPES, Readout, fit_readout
 from .storage import NetworkFileError
-from .ternary import TernaryMatrix, pack_ternary, pruned_bytes, ternary_entropy, unpack_ternary
+from .ternary import (
+    TernaryMatrix,
+    pack_ternary,
+    packed_bits,
+    pruned_bytes,
+    ternary_entropy,
+    unpack_ternary,
+)
 from .ternary_train import train_ternary
 from .train import Trained, prune_and_finetune, train_dense
 

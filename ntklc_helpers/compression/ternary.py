@@ -40,6 +40,30 @@ def ternary_entropy(sparsity: float) -> float:
     return float(zeros - (1 - eps) * np.log2((1 - eps) / 2))
 
 
+def packed_bits(sparsity: float) -> float:
+    """Bits a weight that :func:`pack_ternary` takes on average, for i.i.d. entries.
+
+    With q the share of the rarer kind, gaps g between its positions are geometric, and ⌊g/2^k⌋ is
+    on average r/(1 − r), r = (1 − q)^(2^k). So q (1 + k + r/(1 − r)) bits say where they stand, by
+    the best k, and 1 − ε bits are signs. Raises ValueError unless the sparsity ε is in [0, 1).
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> packed_bits(0.0), round(packed_bits(0.9), 3)
+    (1.0, 0.573)
+    """
+    eps = share("sparsity", sparsity)
+    q, k = min(eps, 1 - eps), np.arange(_MOST_RICE_BITS + 1)
+    if q == 0:
+        return 1.0
+    logs = 2.0**k * np.log1p(-q)
+    return float(np.min(q * (1 + k - np.exp(logs) / np.expm1(logs))) + 1 - eps)
+
+
 @frozen(eq=False)
 class TernaryMatrix:
     """A ternary matrix, held in two bits an entry, as the loops that multiply with it read it.

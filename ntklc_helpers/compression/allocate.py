@@ -1,0 +1,419 @@
+"""Allocation: the widths, levels and sparsity on which a budget is forecast to be best spent.
+
+No network is drawn. Configurations are compared by their forecasts on a small copy of the task:
+fewer samples and narrower layers, both by the same factor, so that a readout is as short of
+neurons there as here. Wider is better, so only widths that use a budget up are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import product
+from typing import Any, Literal, get_args
+
+import numpy as np
+from attrs import Factory, evolve, field, frozen
+from numpy.typing import ArrayLike, NDArray
+
+from .._checks import FloatArray, labels, one_of, positive, samples, share, whole
+from ..data.images import balanced_rows
+from ..matching.match import Matching, match
+from ..theory.activations import AnyActivation, activation_list
+from ..theory.forecast import Forecast, Forecaster
+from ..theory.networks import RandomMLP
+from .convert import compress
+from .layers import Drawn, TernaryLayer
+from .network import CompressedNetwork
+from .readout import Readout
+from .ternary import packed_bits
+
+Counted = Literal["packed", "seed", "operations"]
+
+# Samples of the copy, at most, if there are not more than a quarter as many classes.
+_COPY = 300
+# Relative to the trace of the kernel, and where the search begins.
+_RIDGES = tuple(10.0**k for k in np.arange(-5, -0.9, 0.5))
+_START = 4
+
+
+@frozen(eq=False)
+class Allocation:
+    """A configuration that meets a budget, and what is known of it.
+
+    Attributes
+    ----------
+    widths : tuple of int
+        d_1 … d_L.
+    sparsity : float
+    levels : tuple of int
+        One count a layer.
+    ridge : float
+        Relative to the trace of the kernel, as :func:`~ntklc_helpers.theory.forecast.forecast`
+        takes it.
+    matching : Matching
+        The staircases.
+    bytes : int
+        Of the file with a float32 readout, its weights packed unless the budget counted those of
+        the seed; of packed weights the expected size.
+    operations : int
+        Additions of the hidden layers, one a non-zero weight, and multiplications of the readout,
+        for one sample.
+    copy : Forecast
+        What it was chosen by: the forecast on the small copy.
+
+    Examples
+    --------
+    >>> data = nh.load_digits(n=200, seed=0)
+    >>> X = nh.normalize(data.X)
+    >>> found = nh.allocate(X, data.labels, ["relu"], 6000, widths=(50, 100), levels=(4,))
+    >>> small = found.network().fit_readout(X, data.labels)
+    >>> small.widths == found.widths, abs(len(small.to_bytes("packed")) / found.bytes - 1) < 0.02
+    (True, True)
+    """
+
+    widths: tuple[int, ...]
+    sparsity: float
+    levels: tuple[int, ...]
+    ridge: float
+    matching: Matching = field(repr=False)
+    bytes: int
+    operations: int
+    copy: Forecast = field(repr=False)
+    _task: _Task = field(repr=False)
+
+    @property
+    def forecast(self) -> Forecast:
+        """At full size: all widths, all samples to train on. Made when asked for, in O(n³)."""
+        task, steps = self._task, self.matching.activations
+        made = Forecaster.of(
+            task.X, task.y, steps, task.n_train, self.sparsity, tau0=self.matching.tau0
+        )
+        return made(self.widths, self.ridge)
+
+    def network(self, seed: int = 0) -> CompressedNetwork:
+        """The network, drawn with a seed; its readout is still to be fitted."""
+        task, tau0 = self._task, self.matching.tau0
+        net = RandomMLP(task.X.shape[1], self.widths, self.matching.activations, tau0)
+        return compress(net, task.X, self.matching, self.sparsity, seed)
+
+
+def allocate(
+    X: ArrayLike,
+    y: ArrayLike,
+    activations: Sequence[AnyActivation | str],
+    budget: float,
+    counted: Counted = "packed",
+    *,
+    widths: Sequence[int] = (125, 250, 500, 1000, 2000),
+    levels: Sequence[int | Sequence[int]] = (2, 4, 8, 16),
+    sparsities: Sequence[float] = (0.5, 0.9, 0.97),
+    n_train: int | None = None,
+    seed: int = 0,
+) -> Allocation:
+    """The configuration of which most is forecast among those that meet a budget.
+
+    Parameters
+    ----------
+    X : (N, p) array
+        Samples to train on, of the scale that the network will be made for.
+    y : (N,) labels
+    activations : sequence of Activation or names
+        σ_1 … σ_L, for which Lloyd–Max staircases are put.
+    budget : float
+    counted : "packed", "seed" or "operations"
+        What the budget counts: bytes of the file with its weights packed, or with their seed alone;
+        or what one sample takes, a non-zero weight an addition, a weight of the readout a
+        multiplication. A seed's file pays for nothing but the readout: its hidden layers are
+        bounded by ``widths`` alone.
+    widths : sequence of int
+        Candidates for each layer on its own.
+    levels : sequence of int, or of sequences of int
+        Candidates: numbers of levels, of all layers or one each.
+    sparsities : sequence of float
+        Candidates in [0, 1).
+    n_train : int, optional
+        How many of the samples a readout will be trained on, by default all.
+    seed : int
+        Of the samples in the copy, and of the forecast.
+
+    Returns
+    -------
+    Allocation
+
+    Raises
+    ------
+    ValueError
+        If an argument is not as stated, nothing meets the budget, or there are fewer samples to
+        train on than classes.
+
+    Notes
+    -----
+    Some 20 forecasts on 300 samples: a sparsity together with widths that use the budget up, the
+    levels and the ridge are changed in turn, while the expected squared error falls. That is less
+    of an accident of few samples than their accuracy.
+
+    Examples
+    --------
+    >>> data = nh.load_digits(n=200, seed=0)
+    >>> X, widths = nh.normalize(data.X), (50, 100, 200)
+    >>> found = nh.allocate(X, data.labels, ["relu"], 10_000, "seed", widths=widths, levels=(4,))
+    >>> found.widths, found.bytes < 10_000
+    ((200,), True)
+    """
+    budgets = [positive("budget", budget)]
+    found = allocation_front(
+        X, y, activations, budgets, counted, widths=widths, levels=levels, sparsities=sparsities,
+        n_train=n_train, seed=seed,
+    )  # fmt: skip
+    return found[0]
+
+
+def allocation_front(
+    X: ArrayLike,
+    y: ArrayLike,
+    activations: Sequence[AnyActivation | str],
+    budgets: Sequence[float],
+    counted: Counted = "packed",
+    *,
+    widths: Sequence[int] = (125, 250, 500, 1000, 2000),
+    levels: Sequence[int | Sequence[int]] = (2, 4, 8, 16),
+    sparsities: Sequence[float] = (0.5, 0.9, 0.97),
+    n_train: int | None = None,
+    seed: int = 0,
+) -> tuple[Allocation, ...]:
+    """For each budget what :func:`allocate` finds, in one search that makes every kernel once.
+
+    Of a larger budget no more error is forecast than of a smaller one; the result is in the order
+    of the budgets. Arguments and errors as for :func:`allocate`.
+
+    Returns
+    -------
+    tuple of Allocation
+
+    Examples
+    --------
+    >>> data = nh.load_digits(n=200, seed=0)
+    >>> small, large = nh.compression.allocation_front(
+    ...     nh.normalize(data.X), data.labels, ["relu"], [6000, 20_000], widths=(50, 100, 200)
+    ... )
+    >>> small.copy.error > large.copy.error
+    True
+    """
+    X, acts = samples("X", X), activation_list("activations", activations)
+    classes, names = np.unique(labels("y", y, len(X)), return_inverse=True)
+    n = len(X) if n_train is None else whole("n_train", n_train, 2, len(X))
+    if not 2 <= len(classes) <= n:
+        raise ValueError(
+            f"y must name at least 2 classes, and not more than the {n} samples to train on; it "
+            f"names {len(classes)}"
+        )
+    one_of("counted", counted, get_args(Counted))
+    tau0 = float(np.sqrt(np.mean(np.sum(X**2, axis=1))))
+    counts = [
+        tuple(one) if isinstance(one, Sequence | np.ndarray) else (one,) * len(acts)
+        for one in _candidates("levels", levels)
+    ]
+    staircases = [match(acts, tau0, one, "lloyd-max") for one in counts]
+    search = _Search(
+        _Task(X, names, n, whole("seed", seed, 0)),
+        staircases,
+        tuple(sorted({whole("widths", d) for d in _candidates("widths", widths)})),
+        tuple(sorted({share("sparsities", e) for e in _candidates("sparsities", sparsities)})),
+        _Price(counted, X.shape[1], classes),
+    )
+    wanted = [positive("budgets", budget) for budget in _candidates("budgets", budgets)]
+    least = min(search.cost(one) for one in search.cheapest())
+    if min(wanted) < least:
+        raise ValueError(
+            f"budget must be at least {int(np.ceil(least))}, what the least of all configurations "
+            f"takes, got {min(wanted):g}"
+        )
+    return search.front(wanted)
+
+
+def _candidates(argument: str, values: Any) -> Sequence[Any]:
+    found = [*values] if np.ndim(values) or isinstance(values, Sequence) else [values]
+    if not found:
+        raise ValueError(f"{argument} must have at least one candidate, got none")
+    return found
+
+
+@frozen(eq=False)
+class _Task:
+    """Samples (N, p) and classes 0 … K − 1, and how many of them a readout is trained on."""
+
+    X: FloatArray
+    y: NDArray[np.int64]
+    n_train: int
+    seed: int
+
+    @cached_property
+    def copy(self) -> NDArray[np.int64]:
+        """The samples of the small copy."""
+        n = min(self.n_train, max(_COPY, 4 * (int(self.y.max()) + 1)))
+        return balanced_rows(self.y, n, self.seed)
+
+
+@frozen
+class _Choice:
+    """A configuration: which of the staircases, the sparsity, the widths, which of the ridges."""
+
+    steps: int
+    sparsity: float
+    widths: tuple[int, ...]
+    ridge: int = _START
+
+
+@frozen(eq=False)
+class _Price:
+    """What configurations cost: networks for p inputs, with a readout of these classes."""
+
+    counted: Counted
+    p: int
+    classes: NDArray
+
+    def weights(self, widths: FloatArray) -> FloatArray:
+        """(T,) hidden weights, zeros included, of T tuples of widths."""
+        before = np.column_stack([np.full(len(widths), self.p), widths[:, :-1]])
+        return np.sum(before * widths, axis=1)
+
+    def operations(self, sparsity: float, widths: FloatArray) -> FloatArray:
+        """(T,) additions and multiplications."""
+        return (1 - sparsity) * self.weights(widths) + len(self.classes) * widths[:, -1]
+
+    def bytes(self, steps: Matching, sparsity: float, widths: FloatArray) -> FloatArray:
+        """(T,) bytes: what a file of single neurons has besides, and what each of more adds."""
+        storage: Literal["packed", "seed"] = "seed" if self.counted == "seed" else "packed"
+        layers = [
+            TernaryLayer(
+                Drawn(sparsity, 0, i).matrix((1, 1)), 1.0, one, drawn=Drawn(sparsity, 0, i)
+            )
+            for i, one in enumerate(steps.activations)
+        ]
+        K = len(self.classes)
+        readout = Readout.from_weights(np.zeros((1, K)), np.zeros(K), self.classes)
+        rest = len(CompressedNetwork(layers, readout).to_bytes(storage)) - 4 * K
+        bits = packed_bits(sparsity) if storage == "packed" else 0.0
+        return rest + bits / 8 * self.weights(widths) + 4 * K * widths[:, -1]
+
+
+@frozen(eq=False, slots=False)
+class _Search:
+    """Forecasts that are made once, and what is found by them."""
+
+    task: _Task
+    staircases: Sequence[Matching]
+    widths: tuple[int, ...]
+    sparsities: tuple[float, ...]
+    price: _Price
+    prepared: dict[tuple[int, float], Forecaster] = Factory(dict)
+    known: dict[_Choice, Forecast] = Factory(dict)
+
+    @cached_property
+    def shapes(self) -> NDArray[np.int64]:
+        """(T, L) all widths, the last one running fastest."""
+        depth = len(self.staircases[0].activations)
+        return np.array([*product(self.widths, repeat=depth)])
+
+    @cached_property
+    def costs(self) -> dict[tuple[int, float], FloatArray]:
+        """What each of the shapes costs, by staircases and sparsity."""
+        shapes = self.shapes.astype(float)
+        return {
+            (i, sparsity): self.price.operations(sparsity, shapes)
+            if self.price.counted == "operations"
+            else self.price.bytes(steps, sparsity, shapes)
+            for i, steps in enumerate(self.staircases)
+            for sparsity in self.sparsities
+        }
+
+    def cost(self, choice: _Choice) -> float:
+        places = np.searchsorted(self.widths, choice.widths)
+        at = np.ravel_multi_index([*places], (len(self.widths),) * len(places))
+        return float(self.costs[choice.steps, choice.sparsity][at])
+
+    def cheapest(self) -> Iterator[_Choice]:
+        """The narrowest network of each kind."""
+        for steps, sparsity in self.costs:
+            yield _Choice(steps, sparsity, (self.widths[0],) * self.shapes.shape[1])
+
+    def fullest(self, steps: int, sparsity: float, budget: float) -> Iterator[tuple[int, ...]]:
+        """Widths within the budget of which none can be had larger."""
+        depth = self.shapes.shape[1]
+        fits = (self.costs[steps, sparsity] <= budget).reshape((len(self.widths),) * depth)
+        wider = np.zeros_like(fits)
+        for axis in range(depth):
+            inner, outer = [slice(None)] * depth, [slice(None)] * depth
+            inner[axis], outer[axis] = slice(None, -1), slice(1, None)
+            wider[tuple(inner)] |= fits[tuple(outer)]
+        for shape in self.shapes[(fits & ~wider).ravel()]:
+            yield tuple(shape.tolist())
+
+    def forecast(self, choice: _Choice) -> Forecast:
+        """On the small copy."""
+        if choice not in self.known:
+            task, kind = self.task, (choice.steps, choice.sparsity)
+            if kind not in self.prepared:
+                steps, rows = self.staircases[choice.steps], task.copy
+                self.prepared[kind] = Forecaster.of(
+                    task.X[rows], task.y[rows], steps.activations, sparsity=choice.sparsity,
+                    tau0=steps.tau0, seed=task.seed,
+                )  # fmt: skip
+            scale = len(task.copy) / task.n_train
+            narrow = [max(1, round(scale * d)) for d in choice.widths]
+            self.known[choice] = self.prepared[kind](narrow, _RIDGES[choice.ridge])
+        return self.known[choice]
+
+    def best(self, choices: Iterable[_Choice]) -> _Choice:
+        """Of the first of these that have the least error."""
+        return min(choices, key=lambda choice: self.forecast(choice).error)
+
+    def front(self, budgets: Sequence[float]) -> tuple[Allocation, ...]:
+        """From small to large, each from what was found before."""
+        found: dict[float, _Choice] = {}
+        at: _Choice | None = None
+        for budget in sorted(set(budgets)):
+            at = at or next(one for one in reversed([*self.cheapest()]) if self.cost(one) <= budget)
+            at = found[budget] = self.settled(at, budget)
+        return tuple(self.allocation(found[budget]) for budget in budgets)
+
+    def settled(self, at: _Choice, budget: float) -> _Choice:
+        """The best choice within a budget: all but the shape stays, all but the levels, and so on,
+        until none of it changes.
+        """
+        before = None
+        while at != before:
+            before = at
+            shapes = [
+                _Choice(at.steps, sparsity, widths, at.ridge)
+                for sparsity in self.sparsities
+                for widths in self.fullest(at.steps, sparsity, budget)
+            ]
+            at = self.ridged(self.best([at, *shapes]))
+            others = (evolve(at, steps=i) for i in range(len(self.staircases)))
+            at = self.ridged(self.best([at, *(o for o in others if self.cost(o) <= budget)]))
+        return at
+
+    def ridged(self, at: _Choice) -> _Choice:
+        """With the ridge at which the error ends to fall."""
+        for step in (1, -1):
+            while 0 <= at.ridge + step < len(_RIDGES):
+                if self.best([at, next_ := evolve(at, ridge=at.ridge + step)]) != next_:
+                    break
+                at = next_
+        return at
+
+    def allocation(self, at: _Choice) -> Allocation:
+        steps, shape = self.staircases[at.steps], np.array([at.widths], float)
+        return Allocation(
+            at.widths,
+            at.sparsity,
+            tuple(len(set(one.levels)) for one in steps.activations),
+            _RIDGES[at.ridge],
+            steps,
+            round(float(self.price.bytes(steps, at.sparsity, shape)[0])),
+            round(float(self.price.operations(at.sparsity, shape)[0])),
+            self.forecast(at),
+            self.task,
+        )
