@@ -16,10 +16,10 @@ import numpy as np
 from attrs import Factory, evolve, field, frozen
 from numpy.typing import ArrayLike, NDArray
 
-from .._checks import FloatArray, labels, one_of, positive, samples, share, whole
+from .._checks import FloatArray, labels, one_of, positive, same_length, samples, share, whole
 from ..data.images import balanced_rows
 from ..matching.match import Matching, match
-from ..theory.activations import AnyActivation, activation_list
+from ..theory.activations import AnyActivation, Quantized, activation_list
 from ..theory.forecast import Forecast, Forecaster
 from ..theory.networks import RandomMLP
 from .convert import compress
@@ -30,14 +30,14 @@ from .ternary import packed_bits
 
 Counted = Literal["packed", "seed", "operations"]
 
-# Samples of the copy, at most, if there are not more than a quarter as many classes.
-_COPY = 300
+# Samples of the copy that is searched on, and of the one for the ridge; more for many classes.
+_COPY, _LARGE = 300, 1000
 # Relative to the trace of the kernel, and where the search begins.
 _RIDGES = tuple(10.0**k for k in np.arange(-5, -0.9, 0.5))
-_START = 4
+_START = 6
 
 
-@frozen(eq=False)
+@frozen(eq=False, slots=False)
 class Allocation:
     """A configuration that meets a budget, and what is known of it.
 
@@ -48,9 +48,6 @@ class Allocation:
     sparsity : float
     levels : tuple of int
         One count a layer.
-    ridge : float
-        Relative to the trace of the kernel, as :func:`~ntklc_helpers.theory.forecast.forecast`
-        takes it.
     matching : Matching
         The staircases.
     bytes : int
@@ -75,27 +72,37 @@ class Allocation:
     widths: tuple[int, ...]
     sparsity: float
     levels: tuple[int, ...]
-    ridge: float
     matching: Matching = field(repr=False)
     bytes: int
     operations: int
     copy: Forecast = field(repr=False)
     _task: _Task = field(repr=False)
 
-    @property
+    @cached_property
+    def ridge(self) -> float:
+        """Relative to the trace of the kernel: with which most accuracy is forecast, on a copy of
+        at most 1,000 samples.
+        """
+        task = self._task
+        prepared = task.forecaster(_LARGE, self.matching, self.sparsity)
+        narrow = task.narrowed(_LARGE, self.widths)
+        return max(_RIDGES, key=lambda ridge: prepared(narrow, ridge).accuracy or 0.0)
+
+    @cached_property
     def forecast(self) -> Forecast:
-        """At full size: all widths, all samples to train on. Made when asked for, in O(n³)."""
-        task, steps = self._task, self.matching.activations
-        made = Forecaster.of(
-            task.X, task.y, steps, task.n_train, self.sparsity, tau0=self.matching.tau0
-        )
-        return made(self.widths, self.ridge)
+        """At full size, of all samples to train on: made when asked for, in O(n³)."""
+        task = self._task
+        prepared = Forecaster.of(
+            task.X, task.y, self.matching.activations, task.n_train, self.sparsity,
+            tau0=task.tau0, seed=task.seed,
+        )  # fmt: skip
+        return prepared(self.widths, self.ridge)
 
     def network(self, seed: int = 0) -> CompressedNetwork:
         """The network, drawn with a seed; its readout is still to be fitted."""
-        task, tau0 = self._task, self.matching.tau0
-        net = RandomMLP(task.X.shape[1], self.widths, self.matching.activations, tau0)
-        return compress(net, task.X, self.matching, self.sparsity, seed)
+        X, steps = self._task.X, self.matching
+        net = RandomMLP(X.shape[1], self.widths, steps.activations, steps.tau0)
+        return compress(net, X, steps, self.sparsity, seed)
 
 
 def allocate(
@@ -210,17 +217,14 @@ def allocation_front(
         )
     one_of("counted", counted, get_args(Counted))
     tau0 = float(np.sqrt(np.mean(np.sum(X**2, axis=1))))
-    counts = [
-        tuple(one) if isinstance(one, Sequence | np.ndarray) else (one,) * len(acts)
-        for one in _candidates("levels", levels)
-    ]
-    staircases = [match(acts, tau0, one, "lloyd-max") for one in counts]
     search = _Search(
-        _Task(X, names, n, whole("seed", seed, 0)),
-        staircases,
+        _Task(X, names, n, tau0, whole("seed", seed, 0)),
+        acts,
+        [_counts(one, len(acts)) for one in _candidates("levels", levels)],
         tuple(sorted({whole("widths", d) for d in _candidates("widths", widths)})),
         tuple(sorted({share("sparsities", e) for e in _candidates("sparsities", sparsities)})),
-        _Price(counted, X.shape[1], classes),
+        counted,
+        Price(X.shape[1], classes),
     )
     wanted = [positive("budgets", budget) for budget in _candidates("budgets", budgets)]
     least = min(search.cost(one) for one in search.cheapest())
@@ -239,20 +243,37 @@ def _candidates(argument: str, values: Any) -> Sequence[Any]:
     return found
 
 
-@frozen(eq=False)
+def _counts(levels: Any, depth: int) -> tuple[int, ...]:
+    counts = [*levels] if np.ndim(levels) else [levels] * depth
+    same_length("levels", counts, "activations", depth)
+    return tuple(whole("levels", count, 2) for count in counts)
+
+
+@frozen(eq=False, slots=False)
 class _Task:
-    """Samples (N, p) and classes 0 … K − 1, and how many of them a readout is trained on."""
+    """Samples (N, p), classes 0 … K − 1, how many of them a readout is trained on, their scale."""
 
     X: FloatArray
     y: NDArray[np.int64]
     n_train: int
+    tau0: float
     seed: int
 
-    @cached_property
-    def copy(self) -> NDArray[np.int64]:
-        """The samples of the small copy."""
-        n = min(self.n_train, max(_COPY, 4 * (int(self.y.max()) + 1)))
-        return balanced_rows(self.y, n, self.seed)
+    def size(self, most: int) -> int:
+        """Samples of a copy that is to have so many at most."""
+        return min(self.n_train, max(most, 4 * (int(self.y.max()) + 1)))
+
+    def narrowed(self, most: int, widths: Sequence[int]) -> list[int]:
+        """The widths in a copy."""
+        return [max(1, round(d * self.size(most) / self.n_train)) for d in widths]
+
+    def forecaster(self, most: int, steps: Matching, sparsity: float) -> Forecaster:
+        """The kernels of a copy."""
+        rows = balanced_rows(self.y, self.size(most), self.seed)
+        return Forecaster.of(
+            self.X[rows], self.y[rows], steps.activations, sparsity=sparsity, tau0=self.tau0,
+            seed=self.seed,
+        )  # fmt: skip
 
 
 @frozen
@@ -266,36 +287,42 @@ class _Choice:
 
 
 @frozen(eq=False)
-class _Price:
-    """What configurations cost: networks for p inputs, with a readout of these classes."""
+class Price:
+    """What networks cost: p inputs, ternary weights, staircases, a float32 readout of ``classes``.
 
-    counted: Counted
+    Examples
+    --------
+    >>> Price(10, np.arange(2)).cost("operations", (4, 4), 0.5, [[100, 50]])
+    array([3100.])
+    """
+
     p: int
     classes: NDArray
 
-    def weights(self, widths: FloatArray) -> FloatArray:
-        """(T,) hidden weights, zeros included, of T tuples of widths."""
+    def cost(
+        self, counted: Counted, levels: Sequence[int], sparsity: float, widths: ArrayLike
+    ) -> FloatArray:
+        """(T,) bytes or operations of T tuples of widths (T, L)."""
+        widths = np.asarray(widths, np.float64)
         before = np.column_stack([np.full(len(widths), self.p), widths[:, :-1]])
-        return np.sum(before * widths, axis=1)
+        weights, outputs = np.sum(before * widths, axis=1), len(self.classes) * widths[:, -1]
+        if counted == "operations":
+            return (1 - sparsity) * weights + outputs
+        bits = packed_bits(sparsity) if counted == "packed" else 0.0
+        return self._rest(counted, levels, sparsity) + bits / 8 * weights + 4 * outputs
 
-    def operations(self, sparsity: float, widths: FloatArray) -> FloatArray:
-        """(T,) additions and multiplications."""
-        return (1 - sparsity) * self.weights(widths) + len(self.classes) * widths[:, -1]
-
-    def bytes(self, steps: Matching, sparsity: float, widths: FloatArray) -> FloatArray:
-        """(T,) bytes: what a file of single neurons has besides, and what each of more adds."""
-        storage: Literal["packed", "seed"] = "seed" if self.counted == "seed" else "packed"
-        layers = [
-            TernaryLayer(
-                Drawn(sparsity, 0, i).matrix((1, 1)), 1.0, one, drawn=Drawn(sparsity, 0, i)
-            )
-            for i, one in enumerate(steps.activations)
-        ]
+    def _rest(
+        self, storage: Literal["packed", "seed"], levels: Sequence[int], sparsity: float
+    ) -> int:
+        """Bytes of a file besides its weights: of one whose layers are single neurons."""
+        layers = []
+        for i, m in enumerate(levels):
+            drawn, steps = Drawn(sparsity, 0, i), Quantized(np.arange(m - 1.0), np.arange(m + 0.0))
+            scale = (1 - sparsity) ** -0.5
+            layers.append(TernaryLayer(drawn.matrix((1, 1)), scale, steps, drawn=drawn))
         K = len(self.classes)
         readout = Readout.from_weights(np.zeros((1, K)), np.zeros(K), self.classes)
-        rest = len(CompressedNetwork(layers, readout).to_bytes(storage)) - 4 * K
-        bits = packed_bits(sparsity) if storage == "packed" else 0.0
-        return rest + bits / 8 * self.weights(widths) + 4 * K * widths[:, -1]
+        return len(CompressedNetwork(layers, readout).to_bytes(storage)) - 4 * K
 
 
 @frozen(eq=False, slots=False)
@@ -303,28 +330,27 @@ class _Search:
     """Forecasts that are made once, and what is found by them."""
 
     task: _Task
-    staircases: Sequence[Matching]
+    activations: Sequence[AnyActivation]
+    levels: Sequence[tuple[int, ...]]
     widths: tuple[int, ...]
     sparsities: tuple[float, ...]
-    price: _Price
+    counted: Counted
+    price: Price
+    staircases: dict[int, Matching] = Factory(dict)
     prepared: dict[tuple[int, float], Forecaster] = Factory(dict)
     known: dict[_Choice, Forecast] = Factory(dict)
 
     @cached_property
     def shapes(self) -> NDArray[np.int64]:
         """(T, L) all widths, the last one running fastest."""
-        depth = len(self.staircases[0].activations)
-        return np.array([*product(self.widths, repeat=depth)])
+        return np.array([*product(self.widths, repeat=len(self.activations))])
 
     @cached_property
     def costs(self) -> dict[tuple[int, float], FloatArray]:
-        """What each of the shapes costs, by staircases and sparsity."""
-        shapes = self.shapes.astype(float)
+        """What each of the shapes costs, by levels and sparsity."""
         return {
-            (i, sparsity): self.price.operations(sparsity, shapes)
-            if self.price.counted == "operations"
-            else self.price.bytes(steps, sparsity, shapes)
-            for i, steps in enumerate(self.staircases)
+            (i, sparsity): self.price.cost(self.counted, levels, sparsity, self.shapes)
+            for i, levels in enumerate(self.levels)
             for sparsity in self.sparsities
         }
 
@@ -350,18 +376,21 @@ class _Search:
         for shape in self.shapes[(fits & ~wider).ravel()]:
             yield tuple(shape.tolist())
 
+    def matching(self, steps: int) -> Matching:
+        """The staircases with one of the candidates' levels."""
+        if steps not in self.staircases:
+            levels = self.levels[steps]
+            self.staircases[steps] = match(self.activations, self.task.tau0, levels, "lloyd-max")
+        return self.staircases[steps]
+
     def forecast(self, choice: _Choice) -> Forecast:
         """On the small copy."""
         if choice not in self.known:
             task, kind = self.task, (choice.steps, choice.sparsity)
             if kind not in self.prepared:
-                steps, rows = self.staircases[choice.steps], task.copy
-                self.prepared[kind] = Forecaster.of(
-                    task.X[rows], task.y[rows], steps.activations, sparsity=choice.sparsity,
-                    tau0=steps.tau0, seed=task.seed,
-                )  # fmt: skip
-            scale = len(task.copy) / task.n_train
-            narrow = [max(1, round(scale * d)) for d in choice.widths]
+                steps = self.matching(choice.steps)
+                self.prepared[kind] = task.forecaster(_COPY, steps, choice.sparsity)
+            narrow = task.narrowed(_COPY, choice.widths)
             self.known[choice] = self.prepared[kind](narrow, _RIDGES[choice.ridge])
         return self.known[choice]
 
@@ -379,8 +408,8 @@ class _Search:
         return tuple(self.allocation(found[budget]) for budget in budgets)
 
     def settled(self, at: _Choice, budget: float) -> _Choice:
-        """The best choice within a budget: all but the shape stays, all but the levels, and so on,
-        until none of it changes.
+        """The best choice within a budget: shapes of each sparsity, then ridge, then levels, until
+        none of it changes.
         """
         before = None
         while at != before:
@@ -390,30 +419,27 @@ class _Search:
                 for sparsity in self.sparsities
                 for widths in self.fullest(at.steps, sparsity, budget)
             ]
-            at = self.ridged(self.best([at, *shapes]))
-            others = (evolve(at, steps=i) for i in range(len(self.staircases)))
-            at = self.ridged(self.best([at, *(o for o in others if self.cost(o) <= budget)]))
+            at = self.climbed("ridge", len(_RIDGES), self.best([at, *shapes]), budget)
+            at = self.climbed("steps", len(self.levels), at, budget)
         return at
 
-    def ridged(self, at: _Choice) -> _Choice:
-        """With the ridge at which the error ends to fall."""
+    def climbed(self, name: str, count: int, at: _Choice, budget: float) -> _Choice:
+        """With one of its numbers moved, either way, until there is no less error."""
         for step in (1, -1):
-            while 0 <= at.ridge + step < len(_RIDGES):
-                if self.best([at, next_ := evolve(at, ridge=at.ridge + step)]) != next_:
+            while 0 <= (moved := getattr(at, name) + step) < count:
+                other = evolve(at, **{name: moved})
+                if self.cost(other) > budget or self.best([at, other]) == at:
                     break
-                at = next_
+                at = other
         return at
 
     def allocation(self, at: _Choice) -> Allocation:
-        steps, shape = self.staircases[at.steps], np.array([at.widths], float)
-        return Allocation(
-            at.widths,
-            at.sparsity,
-            tuple(len(set(one.levels)) for one in steps.activations),
-            _RIDGES[at.ridge],
-            steps,
-            round(float(self.price.bytes(steps, at.sparsity, shape)[0])),
-            round(float(self.price.operations(at.sparsity, shape)[0])),
-            self.forecast(at),
-            self.task,
+        levels = self.levels[at.steps]
+        size, operations = (
+            round(float(self.price.cost(counted, levels, at.sparsity, [at.widths])[0]))
+            for counted in ("seed" if self.counted == "seed" else "packed", "operations")
         )
+        return Allocation(
+            at.widths, at.sparsity, levels, self.matching(at.steps), size, operations,
+            self.forecast(at), self.task,
+        )  # fmt: skip

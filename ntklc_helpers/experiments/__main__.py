@@ -8,9 +8,10 @@ refuses, and writes nothing.
 import sys
 from functools import partial
 
-from . import command, forecasts, kernel_machine, objectives, pruning_sweep, readouts
+from . import allocations, command, forecasts, kernel_machine, objectives, pruning_sweep, readouts
 
 RECORDS: command.Records = {
+    "allocation": allocations.PRESETS,
     "cifar10_vgg19": readouts.PRESETS,
     "kernel_machine": kernel_machine.PRESETS,
     "objectives": objectives.PRESETS,
@@ -22,6 +23,7 @@ CHAPTERS = {
         "forecast_mnist",
         "forecast_cifar10",
         "objectives",
+        "allocation",
         "kernel_machine",
     ],
     "14_cifar10": ["cifar10_vgg19"],
