@@ -415,6 +415,13 @@ CALLS = {
         | {"levels": whole(3, several=True), "objective": word("exact"), "grid": word("uniform")},
     ),
     "linear_share_bound": (nh.linear_share_bound, {"m": whole(3)}),
+    "allocate": (
+        nh.allocate,
+        {"X": samples(X), "y": labels(Y), "activations": activations([RELU])}
+        | {"budget": number(4096.0), "counted": word("seed"), "widths": wholes([6, 4])}
+        | {"levels": whole(2, several=True), "sparsities": [0.5], "n_train": whole(6, optional=True)}
+        | {"seed": whole(1)},
+    ),
     "compress": (
         nh.compress,
         {"net": network(NET), "X": samples(X), "levels": whole(3, several=True)}
@@ -457,7 +464,7 @@ CALLS = {
     ),
 }  # fmt: skip
 # Results, which only the functions make that return them: their constructors promise nothing.
-RESULTS = {"Certificate", "Dataset", "KernelEquivalent", "Matching"}
+RESULTS = {"Allocation", "Certificate", "Dataset", "KernelEquivalent", "Matching"}
 
 
 @pytest.fixture(scope="module", autouse=True)

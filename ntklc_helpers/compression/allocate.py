@@ -7,8 +7,8 @@ neurons there as here. Wider is better, so only widths that use a budget up are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, cached_property
 from itertools import product
 from typing import Any, Literal, get_args
 
@@ -34,7 +34,7 @@ Counted = Literal["packed", "seed", "operations"]
 _COPY, _LARGE = 300, 1000
 # Relative to the trace of the kernel, and where the search begins.
 _RIDGES = tuple(10.0**k for k in np.arange(-5, -0.9, 0.5))
-_START = 6
+_START = 5
 
 
 @frozen(eq=False, slots=False)
@@ -83,10 +83,14 @@ class Allocation:
         """Relative to the trace of the kernel: with which most accuracy is forecast, on a copy of
         at most 1,000 samples.
         """
-        task = self._task
-        prepared = task.forecaster(_LARGE, self.matching, self.sparsity)
-        narrow = task.narrowed(_LARGE, self.widths)
-        return max(_RIDGES, key=lambda ridge: prepared(narrow, ridge).accuracy or 0.0)
+        prepared = self._task.forecaster(_LARGE, self.matching, self.sparsity)
+        narrow = self._task.narrowed(_LARGE, self.widths)
+
+        @cache
+        def accuracy(i: int) -> float:
+            return prepared(narrow, _RIDGES[i]).accuracy or 0.0
+
+        return _RIDGES[_climbed(_START, len(_RIDGES), accuracy)]
 
     @cached_property
     def forecast(self) -> Forecast:
@@ -217,10 +221,12 @@ def allocation_front(
         )
     one_of("counted", counted, get_args(Counted))
     tau0 = float(np.sqrt(np.mean(np.sum(X**2, axis=1))))
+    if tau0 == 0:
+        raise ValueError("X must not be zero: the network is made for its scale")
     search = _Search(
         _Task(X, names, n, tau0, whole("seed", seed, 0)),
         acts,
-        [_counts(one, len(acts)) for one in _candidates("levels", levels)],
+        sorted({_counts(one, len(acts)) for one in _candidates("levels", levels)}),
         tuple(sorted({whole("widths", d) for d in _candidates("widths", widths)})),
         tuple(sorted({share("sparsities", e) for e in _candidates("sparsities", sparsities)})),
         counted,
@@ -241,6 +247,14 @@ def _candidates(argument: str, values: Any) -> Sequence[Any]:
     if not found:
         raise ValueError(f"{argument} must have at least one candidate, got none")
     return found
+
+
+def _climbed(at: int, count: int, merit: Callable[[int], float]) -> int:
+    """From a place of ``count``, step by step while there is more merit."""
+    for step in (1, -1):
+        while 0 <= at + step < count and merit(at + step) > merit(at):
+            at += step
+    return at
 
 
 def _counts(levels: Any, depth: int) -> tuple[int, ...]:
@@ -419,19 +433,21 @@ class _Search:
                 for sparsity in self.sparsities
                 for widths in self.fullest(at.steps, sparsity, budget)
             ]
-            at = self.climbed("ridge", len(_RIDGES), self.best([at, *shapes]), budget)
-            at = self.climbed("steps", len(self.levels), at, budget)
+            at = self.best([at, *shapes])
+            ridges = [evolve(at, ridge=i) for i in range(len(_RIDGES))]
+            at = self.climbed(ridges, at.ridge, budget)
+            at = self.climbed(
+                [evolve(at, steps=i) for i in range(len(self.levels))], at.steps, budget
+            )
         return at
 
-    def climbed(self, name: str, count: int, at: _Choice, budget: float) -> _Choice:
-        """With one of its numbers moved, either way, until there is no less error."""
-        for step in (1, -1):
-            while 0 <= (moved := getattr(at, name) + step) < count:
-                other = evolve(at, **{name: moved})
-                if self.cost(other) > budget or self.best([at, other]) == at:
-                    break
-                at = other
-        return at
+    def climbed(self, line: Sequence[_Choice], start: int, budget: float) -> _Choice:
+        """Along a line of choices, from one of them, while the error falls."""
+
+        def merit(i: int) -> float:
+            return -self.forecast(line[i]).error if self.cost(line[i]) <= budget else -np.inf
+
+        return line[_climbed(start, len(line), merit)]
 
     def allocation(self, at: _Choice) -> Allocation:
         levels = self.levels[at.steps]

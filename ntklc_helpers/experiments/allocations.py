@@ -70,7 +70,7 @@ class Allocations(Study):
     n_test: int = checked(whole, 4000)
     depth: int = checked(whole, 2)
     widths: Sequence[int] = checked(each, (125, 250, 500, 1000, 2000), whole)
-    levels: Sequence[int] = checked(each, (2, 3, 4, 6, 8, 12, 16), whole, 2)
+    levels: Sequence[int] = checked(each, (2, 3, 4, 8, 16), whole, 2)
     sparsities: Sequence[float] = checked(each, (0.5, 0.9, 0.97), share)
     packed: Sequence[float] = checked(each, (3e4, 6e4, 1.2e5, 2.5e5, 5e5), positive)
     drawn: Sequence[float] = checked(each, (1.2e4, 2.3e4, 4.5e4, 9e4), positive)
