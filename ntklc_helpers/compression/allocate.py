@@ -33,7 +33,7 @@ Counted = Literal["packed", "seed", "operations"]
 # Samples of the copy that is searched on, and of the one for the ridge; more for many classes.
 _COPY, _LARGE = 300, 1000
 # Relative to the trace of the kernel, and where the search begins.
-_RIDGES = tuple(10.0**k for k in np.arange(-5, -0.9, 0.5))
+_RIDGES = tuple((10.0 ** np.arange(-5, -0.9, 0.5)).tolist())
 _START = 5
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
@@ -84,8 +84,10 @@ class Allocations(Study):
 
     @property
     def budgets(self) -> dict[Counted, Sequence[float]]:
-        """By what they count."""
-        return {"packed": self.packed, "seed": self.drawn, "operations": self.operations}
+        """By what they count, where there are any."""
+        found: dict[Counted, Sequence[float]]
+        found = {"packed": self.packed, "seed": self.drawn, "operations": self.operations}
+        return {counted: budgets for counted, budgets in found.items() if budgets}
 
     def check(self, images: Images) -> None:
         """Refuse what these images do not allow, before anything is written."""
@@ -163,7 +165,7 @@ def _trained(
         shape = {f"width_{i}": d for i, d in enumerate(widths, start=1)}
         takes = {
             f"cost_{counted}": float(price.cost(counted, counts, sparsity, [widths])[0])
-            for counted in settings.budgets
+            for counted in get_args(Counted)
         }
         for draw in range(settings.n_draws):
             start = time.process_time()
@@ -229,7 +231,7 @@ def outcomes(record: Record) -> DataFrame:
 
     shape = [name for name in record.table if name.startswith("width_")]
     keys = ["levels", "sparsity", *shape]
-    costs = [f"cost_{counted}" for counted in ("packed", "seed", "operations")]
+    costs = [f"cost_{counted}" for counted in get_args(Counted)]
     drawn = record.table.groupby(keys)
     means = (
         drawn[["accuracy", "valid", *costs]].mean().join(drawn["accuracy"].std().rename("spread"))
@@ -268,7 +270,7 @@ PRESETS = {
         packed=(3e4, 1.2e5), drawn=(2.3e4,), operations=(3e4,), n_draws=2,
     ),
     "smoke": Allocations(
-        data="digits", n_train=300, n_valid=100, n_test=300, widths=(20, 60), levels=(2, 8),
+        data="digits", n_train=300, n_valid=100, n_test=300, widths=(20, 60), levels=(2, 4),
         sparsities=(0.5, 0.9), packed=(4e3, 8e3), drawn=(5e3,), operations=(2e3,), n_draws=2,
     ),
 }  # fmt: skip
