@@ -31,7 +31,7 @@ from .ternary import packed_bits
 Counted = Literal["packed", "seed", "operations"]
 
 # Samples of the copy that is searched on, and of the one for the ridge; more for many classes.
-_COPY, _LARGE = 300, 1000
+_COPY, _LARGE = 500, 1000
 # Relative to the trace of the kernel, and where the search begins.
 _RIDGES = tuple((10.0 ** np.arange(-5, -0.9, 0.5)).tolist())
 _START = 5
@@ -160,7 +160,7 @@ def allocate(
 
     Notes
     -----
-    Some 20 forecasts on 300 samples: a sparsity together with widths that use the budget up, the
+    Some 20 forecasts on 500 samples: a sparsity together with widths that use the budget up, the
     levels and the ridge are changed in turn, while the expected squared error falls. That is less
     of an accident of few samples than their accuracy.
 
