@@ -235,7 +235,8 @@ def outcomes(record: Record) -> DataFrame:
         best on images held out, of all that were trained; ``hindsight``: the best on the test
         images; ``equal``: widths all the same and as large as fit, at the most levels and the
         middle sparsity; ``random`` and ``random_spread``: of those that use the budget up.
-        ``tried`` configurations fit; to train all their draws took ``seconds``. NaN where there is no such network.
+        ``tried`` configurations fit; to train all their draws took ``seconds``. NaN where there is
+        no such network.
     """
     import pandas as pd
 
@@ -253,10 +254,8 @@ def outcomes(record: Record) -> DataFrame:
     rows = []
     for choice in record.findings["choices"]:
         cost = means[f"cost_{choice['counted']}"]
-        fits, full = (
-            means[cost <= choice["budget"]],
-            cost.between(_FULL * choice["budget"], choice["budget"]),
-        )
+        fits = means[cost <= choice["budget"]]
+        full = fits.loc[cost[fits.index] >= _FULL * choice["budget"], "accuracy"]
         mine = means.loc[(choice["levels"], choice["sparsity"], *choice["widths"])]
         alike = fits.reset_index()
         alike = alike[(alike[shape].nunique(axis=1) == 1) & (alike["sparsity"] == middle)]
@@ -267,10 +266,7 @@ def outcomes(record: Record) -> DataFrame:
             | {"trained": fits.loc[fits["valid"].idxmax(), "accuracy"]}
             | {"hindsight": fits["accuracy"].max()}
             | {"equal": alike["accuracy"].iloc[-1] if len(alike) else np.nan}
-            | {
-                "random": means[full]["accuracy"].mean(),
-                "random_spread": means[full]["accuracy"].std(),
-            }
+            | {"random": full.mean(), "random_spread": full.std()}
             | {"tried": len(fits), "seconds": fits["seconds"].sum()}
         )
     return pd.DataFrame(rows)
