@@ -231,10 +231,10 @@ def outcomes(record: Record) -> DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``chosen`` by forecast, with its ``spread`` over draws and ``forecast``; ``trained``: the
-        best on images held out, of all that were trained; ``hindsight``: the best on the test
-        images; ``equal``: widths all the same and as large as fit, at the most levels and the
-        middle sparsity; ``random`` and ``random_spread``: of those that use the budget up.
+        What is chosen by forecast; ``chosen``, its accuracy, with its ``spread`` over draws and its
+        ``forecast``; ``trained``: of the best on images held out; ``hindsight``: of the best on the
+        test images; ``equal``: of widths all the same and as large as fit, at the most levels and
+        the middle sparsity; ``random`` and ``random_spread``: of those that use the budget up.
         ``tried`` configurations fit; to train all their draws took ``seconds``. NaN where there is
         no such network.
     """
@@ -261,7 +261,9 @@ def outcomes(record: Record) -> DataFrame:
         alike = alike[(alike[shape].nunique(axis=1) == 1) & (alike["sparsity"] == middle)]
         alike = alike[alike["levels"] == alike["levels"].max()]
         rows.append(
-            {name: choice[name] for name in ("counted", "budget", "forecast", "uncertainty")}
+            {name: choice[name] for name in ("counted", "budget", "levels", "sparsity")}
+            | {"widths": "–".join(map(str, choice["widths"]))}
+            | {name: choice[name] for name in ("forecast", "uncertainty")}
             | {"chosen": mine["accuracy"], "spread": mine["spread"]}
             | {"trained": fits.loc[fits["valid"].idxmax(), "accuracy"]}
             | {"hindsight": fits["accuracy"].max()}
