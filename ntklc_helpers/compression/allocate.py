@@ -8,7 +8,7 @@ neurons there as here. Wider is better, so only widths that use a budget up are 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from itertools import product
 from typing import Any, Literal, get_args
 
@@ -78,29 +78,25 @@ class Allocation:
     copy: Forecast = field(repr=False)
     _task: _Task = field(repr=False)
 
-    @cached_property
+    @property
     def ridge(self) -> float:
-        """Relative to the trace of the kernel: with which most accuracy is forecast, on a copy of
-        at most 1,000 samples.
-        """
-        prepared = self._task.forecaster(_LARGE, self.matching, self.sparsity)
-        narrow = self._task.narrowed(_LARGE, self.widths)
+        """Relative to the trace of the kernel: with which most accuracy is forecast."""
+        return self._at_full_size[0]
 
-        @cache
-        def accuracy(i: int) -> float:
-            return prepared(narrow, _RIDGES[i]).accuracy or 0.0
-
-        return _RIDGES[_climbed(_START, len(_RIDGES), accuracy)]
-
-    @cached_property
+    @property
     def forecast(self) -> Forecast:
         """At full size, of all samples to train on: made when asked for, in O(n³)."""
-        task = self._task
-        prepared = Forecaster.of(
-            task.X, task.y, self.matching.activations, task.n_train, self.sparsity,
-            tau0=task.tau0, seed=task.seed,
-        )  # fmt: skip
-        return prepared(self.widths, self.ridge)
+        return self._at_full_size[1]
+
+    @cached_property
+    def _at_full_size(self) -> tuple[float, Forecast]:
+        """Ridge and forecast; where samples are many, from the ridge that is best on fewer."""
+        task, at = self._task, _START
+        for most in sorted({min(_LARGE, task.n_train), task.n_train}):
+            prepared = task.forecaster(most, self.matching, self.sparsity)
+            known = cache(partial(_at_ridge, prepared, task.narrowed(most, self.widths)))
+            at = _climbed(at, len(_RIDGES), partial(_hits, known))
+        return _RIDGES[at], known(at)
 
     def network(self, seed: int = 0) -> CompressedNetwork:
         """The network, drawn with a seed; its readout is still to be fitted."""
@@ -257,6 +253,14 @@ def _climbed(at: int, count: int, merit: Callable[[int], float]) -> int:
     return at
 
 
+def _at_ridge(prepared: Forecaster, widths: Sequence[int], ridge: int) -> Forecast:
+    return prepared(widths, _RIDGES[ridge])
+
+
+def _hits(known: Callable[[int], Forecast], ridge: int) -> float:
+    return known(ridge).accuracy or 0.0
+
+
 def _counts(levels: Any, depth: int) -> tuple[int, ...]:
     counts = [*levels] if np.ndim(levels) else [levels] * depth
     same_length("levels", counts, "activations", depth)
@@ -282,10 +286,11 @@ class _Task:
         return [max(1, round(d * self.size(most) / self.n_train)) for d in widths]
 
     def forecaster(self, most: int, steps: Matching, sparsity: float) -> Forecaster:
-        """The kernels of a copy."""
-        rows = balanced_rows(self.y, self.size(most), self.seed)
+        """The kernels of a copy, or of the task itself if so many samples are all of it."""
+        n = self.size(most)
+        rows = np.arange(len(self.y)) if n == self.n_train else balanced_rows(self.y, n, self.seed)
         return Forecaster.of(
-            self.X[rows], self.y[rows], steps.activations, sparsity=sparsity, tau0=self.tau0,
+            self.X[rows], self.y[rows], steps.activations, n, sparsity, tau0=self.tau0,
             seed=self.seed,
         )  # fmt: skip
 
