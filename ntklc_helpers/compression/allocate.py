@@ -94,7 +94,8 @@ class Allocation:
         task, at = self._task, _START
         for most in sorted({min(_LARGE, task.n_train), task.n_train}):
             prepared = task.forecaster(most, self.matching, self.sparsity)
-            known = cache(partial(_at_ridge, prepared, task.narrowed(most, self.widths)))
+            narrow = task.narrowed(most, self.widths)
+            known = cache(partial(_at_ridge, prepared, narrow, self.widths))
             at = _climbed(at, len(_RIDGES), partial(_hits, known))
         return _RIDGES[at], known(at)
 
@@ -253,8 +254,10 @@ def _climbed(at: int, count: int, merit: Callable[[int], float]) -> int:
     return at
 
 
-def _at_ridge(prepared: Forecaster, widths: Sequence[int], ridge: int) -> Forecast:
-    return prepared(widths, _RIDGES[ridge])
+def _at_ridge(
+    prepared: Forecaster, widths: Sequence[int], inputs: Sequence[int], ridge: int
+) -> Forecast:
+    return prepared(widths, _RIDGES[ridge], inputs)
 
 
 def _hits(known: Callable[[int], Forecast], ridge: int) -> float:
@@ -410,7 +413,7 @@ class _Search:
                 steps = self.matching(choice.steps)
                 self.prepared[kind] = task.forecaster(_COPY, steps, choice.sparsity)
             narrow = task.narrowed(_COPY, choice.widths)
-            self.known[choice] = self.prepared[kind](narrow, _RIDGES[choice.ridge])
+            self.known[choice] = _at_ridge(self.prepared[kind], narrow, choice.widths, choice.ridge)
         return self.known[choice]
 
     def best(self, choices: Iterable[_Choice]) -> _Choice:
