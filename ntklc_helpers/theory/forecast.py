@@ -423,10 +423,8 @@ def _readout(
             )
             for layer, shift in zip(data.layers, shifts, strict=True)
         ]
-        at = _Expansion.of(layers, parts, rows, others, left, Q, Q @ T, s, d)
-        moved, covariance = at.alone()
-        mean += moved
-        covariance += at.together(found.H)
+        at = _Expansion.of(layers, parts, rows, others, left, Q @ T, s, d)
+        covariance = at.together(found.H) + at.alone()
     linear = c[0] * data.linear[rows].mean()
     identity = delta + sum(c * [np.trace(part) for part in among]) / len(rows) - linear
     with np.errstate(divide="ignore", over="ignore"):
@@ -539,21 +537,19 @@ def _hessian(
 class _Expansion:
     """The first order of the outputs in what the neurons of each layer do, at the mean inverse.
 
-    ``seen`` (L, N), ``sizes`` (L, k, k) and ``used`` (L,) are, for the part B of each layer, the
-    diagonal of left B leftᵀ, rightᵀ B right, and tr QB.
+    ``seen`` (L, N) and ``sizes`` (L, k, k) are, for the part B of each layer, the diagonal of
+    left B leftᵀ and rightᵀ B right.
     """
 
     layers: Sequence[_Layer]
     rows: NDArray[np.intp]
     others: NDArray[np.intp]
     left: FloatArray
-    Q: FloatArray
     right: FloatArray
     s: FloatArray
     d: FloatArray
     seen: FloatArray
     sizes: FloatArray
-    used: FloatArray
 
     @classmethod
     def of(
@@ -563,21 +559,17 @@ class _Expansion:
         rows: NDArray[np.intp],
         others: NDArray[np.intp],
         left: FloatArray,
-        Q: FloatArray,
         right: FloatArray,
         s: FloatArray,
         d: FloatArray,
     ) -> _Expansion:
-        seen, sizes, used = np.empty((len(d), len(left))), [], []
+        seen, sizes = np.empty((len(d), len(left))), []
         for layer, B, found in zip(layers, parts, seen, strict=True):
             np.einsum("ij,ij->i", left @ B[rows], left, out=found)
             # A new sample's own column of ``left``, which is not held, is 1.
             found[others] += 2 * np.einsum("ij,ij->i", left[others], B[others]) + layer.own[others]
             sizes.append(right.T @ B[rows] @ right)
-            used.append(np.vdot(Q, B[rows]))
-        return cls(
-            layers, rows, others, left, Q, right, s, d, seen, np.array(sizes), np.array(used)
-        )
+        return cls(layers, rows, others, left, right, s, d, seen, np.array(sizes))
 
     @property
     def finite(self) -> NDArray[np.intp]:
@@ -593,14 +585,12 @@ class _Expansion:
             "jn,ji,iab->nab", seen[finite], np.linalg.inv(H), sizes[finite], optimize=True
         )
 
-    def alone(self) -> tuple[FloatArray, FloatArray]:
-        """Mean (N, k) and covariance (N, k, k) of what neurons do one by one, beyond that of
-        Gaussian ones.
+    def alone(self) -> FloatArray:
+        """Covariance (N, k, k) of what neurons do one by one, beyond that of Gaussian ones.
 
         What is to be had from some of the neurons alone is noisy, chiefly by their second moments,
         and these are known: what is off in them is taken off to first order.
         """
-        mean = np.zeros((len(self.left), self.right.shape[1]))
         total = np.zeros((len(self.left), *self.sizes.shape[1:]))
         c, seen, sizes = (
             _products(self.s),
@@ -613,7 +603,7 @@ class _Expansion:
                 self._effects(int(i), slice(start, start + _CHUNK))
                 for start in range(0, probes, _CHUNK)
             ]
-            moved, first, second, left_seen, right_seen = (
+            first, second, left_seen, right_seen = (
                 sum(part) / probes for part in zip(*chunks, strict=True)
             )
             off = (left_seen - seen[i])[:, None, None] * sizes[i]
@@ -621,13 +611,11 @@ class _Expansion:
             # Of two different neurons, so that it is right on average.
             means = probes * first[:, :, None] * first[:, None, :] - second
             gaussian = seen[i][:, None, None] * sizes[i] + 2 / (probes - 1) * means
-            mean += c[i] * moved
             total += c[i] ** 2 / self.d[i] * (second - off - gaussian)
-        return mean, total
+        return total
 
     def _effects(self, i: int, chunk: slice) -> tuple[FloatArray, ...]:
-        """Sums over some neurons of layer i: of how far their effects on the outputs are from those
-        of neurons used up as much as the mean (N, k), of their effects (N, k), of the squares
+        """Sums over some neurons of layer i: of their effects (N, k) on the outputs, of the squares
         (N, k, k) of these, and of the second moments (N,) and (k, k) that are known.
         """
         layer, k = self.layers[i], self.right.shape[1]
@@ -643,19 +631,8 @@ class _Expansion:
             effect = self._from(moved.reshape(len(moved), -1)).reshape(moved.shape)
         # A sample that is left out has no part in the readout that is moved.
         effect[self.rows] -= (across[self.rows] ** 2)[:, :, None] * self.right[:, None, :]
-        # By Sherman and Morrison, of the mean neuron s; a sample left out has not used it up.
-        used = np.einsum("ij,ij->j", near[self.rows], self.Q @ near[self.rows])
-        share = np.broadcast_to(used / self.used[: i + 1].sum(), across.shape).copy()
-        own = self.Q.diagonal()
-        share[self.rows] = (used - own[:, None] * across[self.rows] ** 2) / (
-            self.used[: i + 1].sum() - own * self.seen[: i + 1, self.rows].sum(axis=0)
-        )[:, None]
-        weight = 1 / (self.s[i] + (1 - self.s[i]) * share)
-        unlike = np.einsum("njk,nj->nk", effect, weight - 1)
-        effect *= weight[:, :, None]
         squares = effect.transpose(0, 2, 1) @ effect
-        known = np.einsum("ij,ij->i", across, across), along.T @ along
-        return unlike, effect.sum(axis=1), squares, *known
+        return effect.sum(axis=1), squares, np.einsum("ij,ij->i", across, across), along.T @ along
 
     def _from(self, features: FloatArray) -> FloatArray:
         """``left`` times what is at all samples (N, …), the new one's own among it."""
