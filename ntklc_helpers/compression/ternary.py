@@ -54,7 +54,7 @@ def packed_bits(sparsity: float) -> float:
     Examples
     --------
     >>> packed_bits(0.0), round(packed_bits(0.9), 3)
-    (1.0, 0.573)
+    (1.0, 0.576)
     """
     eps = share("sparsity", sparsity)
     q, k = min(eps, 1 - eps), np.arange(_MOST_RICE_BITS + 1)
