@@ -4,10 +4,17 @@ import numpy as np
 import pytest
 
 import ntklc_helpers as nh
-from ntklc_helpers.theory.few_inputs import kernel_shifts
+from ntklc_helpers.theory import few_inputs
 from ntklc_helpers.theory.infinite import layer_kernels
 
 SPARSE = nh.theory.Ternary(0.9)
+
+
+def kernel_shifts(activations, widths, laws, lengths):
+    def limit(X, columns):
+        return layer_kernels(X, activations, 1.0, columns)
+
+    return few_inputs.kernel_shifts(activations, widths, laws, lengths, limit)
 
 
 def mean_kernels(X, activations, widths, draws, law):
@@ -42,7 +49,7 @@ def test_the_mean_kernel_of_sparse_networks(activations):
     *_, limit = layer_kernels(X, activations, 1.0)
     off = mean_kernels(X, activations, [100, 2000], 200, law) - limit.kernel
     lengths, angles = lengths_and_angles(X)
-    _, shift = kernel_shifts(activations, [100.0, 1], law.layers(2)[:-1], lengths, 1.0)
+    _, shift = kernel_shifts(activations, [100.0, 1], law.layers(2)[:-1], lengths)
     known = shift.between(lengths, lengths, angles)
     np.fill_diagonal(known, shift.itself(lengths))
     # Entries of like angles together: what is left of chance is then small.
@@ -59,9 +66,9 @@ def test_the_mean_kernel_of_sparse_networks(activations):
 def test_many_inputs_are_gaussian():
     relu, ones = [nh.activation("relu")] * 3, np.ones(4)
     for widths in ([400.0] * 3, [np.inf] * 3):
-        assert kernel_shifts(relu, np.array(widths), [SPARSE] * 3, ones, 1.0) == [None] * 3
+        assert kernel_shifts(relu, np.array(widths), [SPARSE] * 3, ones) == [None] * 3
     gaussian = [nh.theory.Gaussian()] * 3
-    some = kernel_shifts(relu, [400.0, 50, 400], gaussian, ones, 1.0)
+    some = kernel_shifts(relu, [400.0, 50, 400], gaussian, ones)
     assert [one is None for one in some] == [True, True, False]
 
 
@@ -69,7 +76,7 @@ def test_half_the_inputs_do_twice_as_much():
     relu = [nh.activation("relu")] * 2
     sizes = []
     for width in (60.0, 120.0, 240.0):
-        _, shift = kernel_shifts(relu, [width, 1], [SPARSE] * 2, np.ones(2), 1.0)
+        _, shift = kernel_shifts(relu, [width, 1], [SPARSE] * 2, np.ones(2))
         grid = np.linspace(0.5, 2.5, 50)[None]
         sizes.append(np.abs(shift.between(np.ones(1), np.ones(50), grid)).mean())
     slope = np.polyfit(np.log([60, 120, 240]), np.log(sizes), 1)[0]
@@ -79,7 +86,7 @@ def test_half_the_inputs_do_twice_as_much():
 def test_a_linear_layer_has_no_shift():
     """Its kernel is that of its inputs, whatever their law."""
     layers = [nh.activation("relu"), nh.activation("linear")]
-    _, shift = kernel_shifts(layers, [40.0, 40], [SPARSE] * 2, np.ones(2), 1.0)
+    _, shift = kernel_shifts(layers, [40.0, 40], [SPARSE] * 2, np.ones(2))
     angles = np.linspace(0, np.pi, 30)[None]
     assert np.abs(shift.between(np.ones(1), np.ones(30), angles)).max() < 1e-6
 
@@ -87,10 +94,10 @@ def test_a_linear_layer_has_no_shift():
 def test_lengths_in_between_and_beyond():
     steps = nh.match(["relu"] * 2, tau0=1.0, levels=4).activations
     lengths = np.array([0.5, 0.7, 1.0, 1.4, 2.0])
-    _, shift = kernel_shifts(steps, [100.0, 1], [SPARSE] * 2, lengths, 1.0)
+    _, shift = kernel_shifts(steps, [100.0, 1], [SPARSE] * 2, lengths)
     inside = shift.itself(shift.lengths)
     assert inside == pytest.approx(shift.table[range(3), range(3), 0])
     low, high = shift.lengths[[0, -1]]
     assert shift.itself(np.array([low / 9, high * 9])) == pytest.approx(inside[[0, -1]])
-    again = kernel_shifts(steps, [100.0, 1], [SPARSE] * 2, lengths, 1.0)[1]
+    again = kernel_shifts(steps, [100.0, 1], [SPARSE] * 2, lengths)[1]
     assert np.array_equal(again.table, shift.table)

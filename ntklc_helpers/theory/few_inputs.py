@@ -7,7 +7,8 @@ measured on neurons of its own, for samples on three circles.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from attrs import frozen
@@ -16,7 +17,6 @@ from scipy.interpolate import CubicSpline
 
 from .._checks import FloatArray
 from .activations import AnyActivation
-from .infinite import layer_kernels
 from .weights import Law
 
 # Fourth moment of a weight per input from which on a sum counts as one of few terms.
@@ -69,7 +69,7 @@ def kernel_shifts(
     widths: Sequence[float],
     laws: Sequence[Law],
     lengths: FloatArray,
-    tau0: float,
+    limit: Callable[[FloatArray, NDArray[np.intp]], Iterable[Any]],
     seed: int = 0,
 ) -> list[KernelShift | None]:
     """The shift of each layer; None for the first, and for layers whose inputs are not few.
@@ -87,8 +87,9 @@ def kernel_shifts(
         Of W_1 … W_L, of variance 1. The first layer's neurons are taken to be Gaussian.
     lengths : (n,) array
         Norms of samples, which the result will be asked for.
-    tau0 : float
-        Of the network.
+    limit : callable
+        Of samples (n, p) and of the rows to be columns: the layers of the infinite network on them,
+        as :func:`~ntklc_helpers.theory.infinite.layer_kernels` makes them.
     seed : int
         Of the neurons.
 
@@ -103,8 +104,10 @@ def kernel_shifts(
     Examples
     --------
     >>> from ntklc_helpers.theory.few_inputs import kernel_shifts
+    >>> from ntklc_helpers.theory.infinite import layer_kernels
     >>> relu, laws = [nh.activation("relu")] * 2, [nh.theory.Ternary(0.9)] * 2
-    >>> first, second = kernel_shifts(relu, [50, 50], laws, np.ones(3), 1.0)
+    >>> limit = lambda X, columns: layer_kernels(X, relu, 1.0, columns)
+    >>> first, second = kernel_shifts(relu, [50, 50], laws, np.ones(3), limit)
     >>> first is None, bool(second.itself(np.ones(1))[0] > 0)
     (True, True)
     """
@@ -120,22 +123,22 @@ def kernel_shifts(
     rng = np.random.default_rng(seed)
     neurons, root = np.empty(0), rings.T
     known, apart = np.empty(0), np.empty(0)
-    for i, layer in enumerate(layer_kernels(rings, activations, tau0, columns)):
-        limit = layer.kernel.reshape(len(nodes), _ANGLES, -1).transpose(0, 2, 1)
+    for i, layer in enumerate(limit(rings, columns)):
+        infinite = layer.kernel.reshape(len(nodes), _ANGLES, -1).transpose(0, 2, 1)
         gain = layer.gain[columns]
         linear = np.multiply.outer(gain, gain)[..., None]
         if i and few[i - 1]:
             inputs = _sums(neurons, laws[i], int(widths[i - 1]), seed + i, rng)
             neurons = activations[i](inputs) - layer.centre
             known = _mean_kernel(neurons, inputs, known, len(nodes))
-            found[i] = KernelShift(nodes, _fine(known - limit - linear * apart))
-            apart = known - limit
+            found[i] = KernelShift(nodes, _fine(known - infinite - linear * apart))
+            apart = known - infinite
         else:
             inputs = rng.standard_normal((_NEURONS, len(root))) @ root
             neurons = activations[i](inputs) - layer.centre
             # What is apart before passes through the linear part.
-            apart = linear * apart if i else np.zeros_like(limit)
-            known = limit + apart
+            apart = linear * apart if i else np.zeros_like(infinite)
+            known = infinite + apart
         root = _root(neurons)
     return found
 

@@ -219,15 +219,8 @@ class Forecaster:
         laws = law.layers(len(sigma))[:-1]
         layers, gain, variance = _layers(X, sigma, laws[0], tau0, columns, rng)
         lengths = np.sqrt(squares)
-        unit = X / np.maximum(lengths, TINY)[:, None]
-        angles = np.arccos(np.clip(unit @ unit[columns].T, -1, 1))
-        angles[columns, np.arange(len(columns))] = 0
-
-        # Ridges do not matter to it.
-        @lru_cache(maxsize=1)
-        def shifts(widths: tuple[float, ...]) -> Sequence[KernelShift | None]:
-            return kernel_shifts(sigma, widths, laws, lengths, tau0, seed)
-
+        angles = _angles(X, lengths, columns)
+        shifts = _shifts(sigma, laws, lengths, tau0, seed)
         return cls(
             targets, classes, layers, gain * squares, variance, lengths, angles, subsets, columns,
             shifts,
@@ -289,6 +282,33 @@ def _targets(y: ArrayLike, n: int) -> tuple[FloatArray, NDArray[np.int64] | None
     if len(names) < 2:
         raise ValueError(f"y must name at least two classes, got {names.tolist()}")
     return np.eye(len(names))[classes], classes
+
+
+def _angles(X: FloatArray, lengths: FloatArray, columns: NDArray[np.intp]) -> FloatArray:
+    """Between all samples and those of the columns (N, m)."""
+    unit = X / np.maximum(lengths, TINY)[:, None]
+    angles = np.arccos(np.clip(unit @ unit[columns].T, -1, 1))
+    angles[columns, np.arange(len(columns))] = 0
+    return np.asarray(angles)
+
+
+def _shifts(
+    activations: Sequence[AnyActivation],
+    laws: Sequence[Law],
+    lengths: FloatArray,
+    tau0: float,
+    seed: int,
+) -> Callable[[tuple[float, ...]], Sequence[KernelShift | None]]:
+    """By widths, what few inputs do; made once for all ridges."""
+
+    def limit(X: FloatArray, columns: NDArray[np.intp]) -> Iterable[Any]:
+        return layer_kernels(X, activations, tau0, columns)
+
+    @lru_cache(maxsize=1)
+    def shifts(widths: tuple[float, ...]) -> Sequence[KernelShift | None]:
+        return kernel_shifts(activations, widths, laws, lengths, limit, seed)
+
+    return shifts
 
 
 def _layers(
