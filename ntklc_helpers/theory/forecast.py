@@ -463,6 +463,10 @@ def _part(
         added[columns, np.arange(len(columns))] = shift.itself(data.lengths[columns])
         added *= np.outer(layer.gain, layer.gain[columns])
         part += added
+        # What is measured and interpolated need not be the kernel of anything.
+        size, axes = np.linalg.eigh(part[columns])
+        if size[0] < 0:
+            part[columns] = axes * np.maximum(size, 0) @ axes.T
     return part
 
 
