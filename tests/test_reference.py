@@ -88,7 +88,7 @@ def test_the_tasks_of_the_first_page_run(tmp_path, monkeypatch):
     for block in blocks:
         exec(block, names)
     lengths = [len(ast.parse(block).body) for block in blocks]
-    assert lengths == [1, 3, 3, 3, 3, 3]
+    assert lengths == [1, 3, 3, 3, 3, 2, 3]
     assert names["K"].shape == names["N"].shape == (200, 200)
     assert names["outliers"] and names["small"].score(names["X"], names["digits"].labels) > 0.8
     assert len(names["record"].table) == 2
