@@ -18,3 +18,22 @@ os.environ.setdefault("SOURCE_DATE_EPOCH", str(int(time.time())))
 @pytest.fixture(scope="session")
 def smoke_book():
     return books.smoke_book()
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Interrupts a function at some of its calls, counted from 1; all calls' arguments are told."""
+
+    def stop(owner, name, *at):
+        plain, calls = getattr(owner, name), []
+
+        def counted(*arguments, **options):
+            calls.append(arguments)
+            if len(calls) in at:
+                raise KeyboardInterrupt
+            return plain(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, counted)
+        return calls
+
+    return stop

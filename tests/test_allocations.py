@@ -55,16 +55,8 @@ def test_a_row_is_that_network_with_a_readout(whole):
     assert len(small.to_bytes("seed")) == pytest.approx(row["cost_seed"], rel=0.02)
 
 
-def test_an_interrupted_run_goes_on_and_chooses_anew_without_training(whole, tmp_path, monkeypatch):
-    made, calls = allocations.fit_readout, []
-
-    def stopping(*arguments, **how):
-        calls.append(1)
-        if len(calls) == 10:
-            raise KeyboardInterrupt
-        return made(*arguments, **how)
-
-    monkeypatch.setattr(allocations, "fit_readout", stopping)
+def test_an_interrupted_run_goes_on_and_chooses_anew_without_training(whole, tmp_path, stop_at):
+    calls = stop_at(allocations, "fit_readout", 10)
     with pytest.raises(KeyboardInterrupt):
         SMALL.run(tmp_path / "run", device="cpu")
     again = SMALL.run(tmp_path / "run", device="cpu")

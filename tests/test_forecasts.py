@@ -112,16 +112,8 @@ def test_forecasts_are_within_their_uncertainty(whole):
         compared(whole[1], "all")
 
 
-def test_an_interrupted_run_goes_on(whole, tmp_path, monkeypatch):
-    plain, calls = forecasts.Forecaster.of, []
-
-    def stopping(*arguments, **how):
-        calls.append(arguments)
-        if len(calls) in (2, 4):
-            raise KeyboardInterrupt
-        return plain(*arguments, **how)
-
-    monkeypatch.setattr(forecasts.Forecaster, "of", stopping)
+def test_an_interrupted_run_goes_on(whole, tmp_path, stop_at):
+    stop_at(forecasts.Forecaster, "of", 2, 4)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             SMALL.run(tmp_path / "run", device="cpu")

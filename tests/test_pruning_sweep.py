@@ -120,26 +120,17 @@ def test_residual_network():
 # --- on disk
 
 
-def test_an_interrupted_sweep_goes_on(whole, tmp_path, monkeypatch):
-    calls = 0
-
-    def interrupted(*arguments):
-        nonlocal calls
-        calls += 1
-        if calls in (3, 10, 11, 20):
-            raise KeyboardInterrupt
-        return train(*arguments)
-
-    monkeypatch.setattr(pruning_sweep, "train", interrupted)
+def test_an_interrupted_sweep_goes_on(whole, tmp_path, stop_at):
+    calls = stop_at(pruning_sweep, "train", 3, 10, 11, 20)
     for _ in range(4):
         with pytest.raises(KeyboardInterrupt):
             SMALL.run(tmp_path / "sweep", device="cpu")
     assert numbers(SMALL.run(tmp_path / "sweep", device="cpu")) == numbers(whole)
     # Every round was trained once, and four were begun once more.
-    assert calls == 24 + 4
+    assert len(calls) == 24 + 4
     before = contents(tmp_path / "sweep")
     assert numbers(SMALL.run(tmp_path / "sweep", device="cpu")) == numbers(whole)
-    assert calls == 28 and contents(tmp_path / "sweep") == before
+    assert len(calls) == 28 and contents(tmp_path / "sweep") == before
 
 
 @pytest.mark.parametrize(
@@ -154,14 +145,10 @@ def test_an_interrupted_sweep_goes_on(whole, tmp_path, monkeypatch):
         ({"seed": 1}, "seed is 0 there and 1 here; sha256 is "),
     ],
 )
-def test_other_settings_are_refused(change, message, tmp_path, monkeypatch):
-    def stop(*arguments):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pruning_sweep, "evaluate", stop)
-        with pytest.raises(KeyboardInterrupt):
-            SMALL.run(tmp_path / "sweep", device="cpu")
+def test_other_settings_are_refused(change, message, tmp_path, stop_at):
+    stop_at(pruning_sweep, "evaluate", 1)
+    with pytest.raises(KeyboardInterrupt):
+        SMALL.run(tmp_path / "sweep", device="cpu")
     before = contents(tmp_path / "sweep")
     with pytest.raises(RunError, match=f"holds a run with other settings: {message}"):
         attrs.evolve(SMALL, **change).run(tmp_path / "sweep", device="cpu")

@@ -104,31 +104,18 @@ def test_a_record_comes_back(whole, tmp_path):
 # --- stopped and called again
 
 
-def test_an_interrupted_run_goes_on(whole, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on(whole, tmp_path, stop_at):
     folder, record = whole
-    calls = {"augmented": 0, "measure": 0, "feature_kernels": 0}
-
-    def stopping(module, name, at):
-        plain = getattr(module, name)
-
-        def counted(*arguments):
-            calls[name] += 1
-            if calls[name] in at:
-                raise KeyboardInterrupt
-            return plain(*arguments)
-
-        monkeypatch.setattr(module, name, counted)
-
-    stopping(image_nets, "augmented", (9,))
-    stopping(methods, "measure", (3, 5))
-    stopping(readouts, "feature_kernels", (1,))
+    epochs = stop_at(image_nets, "augmented", 9)
+    measured = stop_at(methods, "measure", 3, 5)
+    kernels = stop_at(readouts, "feature_kernels", 1)
     for _ in range(4):
         with pytest.raises(KeyboardInterrupt):
             SMALL.run(tmp_path / "run", device="cpu")
     again = SMALL.run(tmp_path / "run", device="cpu")
     # 18 steps in epochs of 6: stopped in the ninth, the seventh and eighth are done once more.
     n = len(SMALL.cases())
-    assert calls == {"augmented": 9 + 12, "measure": n + 2, "feature_kernels": 2}
+    assert (len(epochs), len(measured), len(kernels)) == (9 + 12, n + 2, 2)
     again.write(tmp_path / "again")
     record.write(tmp_path / "whole")
     assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
@@ -140,7 +127,7 @@ def test_an_interrupted_run_goes_on(whole, tmp_path, monkeypatch):
     features = [load_state(path / "features.pt")["train"] for path in (folder, tmp_path / "run")]
     assert torch.equal(*features)
     SMALL.run(tmp_path / "run", device="cpu")
-    assert calls["measure"] == n + 2 and contents(tmp_path / "run") == after
+    assert len(measured) == n + 2 and contents(tmp_path / "run") == after
 
 
 def test_other_settings_and_damaged_files_are_refused(whole, tmp_path):

@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -32,7 +32,6 @@ __all__ = ["PRESETS", "Objectives"]
 
 log = logging.getLogger(__name__)
 _Objective = Objective | Literal["none"]
-_KNOWN = ("lloyd-max", "exact", "ridge", "accuracy")
 
 
 @frozen(kw_only=True)
@@ -58,7 +57,7 @@ class Objectives(Study):
 
     levels: Sequence[int] = checked(each, (2, 3, 4, 6, 8, 12, 16), whole, 2, 256)
     objectives: Sequence[Objective] = checked(
-        each, ("lloyd-max", "exact", "accuracy"), one_of, _KNOWN
+        each, ("lloyd-max", "exact", "accuracy"), one_of, get_args(Objective)
     )
     width: int = checked(whole, 1000)
     sparsity: float = checked(inside, 0.9)
