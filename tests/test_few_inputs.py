@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 import ntklc_helpers as nh
 from ntklc_helpers.theory import few_inputs
@@ -15,6 +16,11 @@ def kernel_shifts(activations, widths, laws, lengths):
         return layer_kernels(X, activations, 1.0, columns)
 
     return few_inputs.kernel_shifts(activations, widths, laws, lengths, limit)
+
+
+def whole(few):
+    """What is handed on by single neurons, and the rest."""
+    return few_inputs.KernelShift(few.single.lengths, few.single.table + few.rest.table)
 
 
 def mean_kernels(X, activations, widths, draws, law):
@@ -49,7 +55,7 @@ def test_the_mean_kernel_of_sparse_networks(activations):
     *_, limit = layer_kernels(X, activations, 1.0)
     off = mean_kernels(X, activations, [100, 2000], 200, law) - limit.kernel
     lengths, angles = lengths_and_angles(X)
-    _, shift = kernel_shifts(activations, [100.0, 1], law.layers(2)[:-1], lengths)
+    shift = whole(kernel_shifts(activations, [100.0, 1], law.layers(2)[:-1], lengths)[1])
     known = shift.between(lengths, lengths, angles)
     np.fill_diagonal(known, shift.itself(lengths))
     # Entries of like angles together: what is left of chance is then small.
@@ -76,7 +82,7 @@ def test_half_the_inputs_do_twice_as_much():
     relu = [nh.activation("relu")] * 2
     sizes = []
     for width in (60.0, 120.0, 240.0):
-        _, shift = kernel_shifts(relu, [width, 1], [SPARSE] * 2, np.ones(2))
+        shift = whole(kernel_shifts(relu, [width, 1], [SPARSE] * 2, np.ones(2))[1])
         grid = np.linspace(0.5, 2.5, 50)[None]
         sizes.append(np.abs(shift.between(np.ones(1), np.ones(50), grid)).mean())
     slope = np.polyfit(np.log([60, 120, 240]), np.log(sizes), 1)[0]
@@ -86,18 +92,36 @@ def test_half_the_inputs_do_twice_as_much():
 def test_a_linear_layer_has_no_shift():
     """Its kernel is that of its inputs, whatever their law."""
     layers = [nh.activation("relu"), nh.activation("linear")]
-    _, shift = kernel_shifts(layers, [40.0, 40], [SPARSE] * 2, np.ones(2))
+    _, few = kernel_shifts(layers, [40.0, 40], [SPARSE] * 2, np.ones(2))
     angles = np.linspace(0, np.pi, 30)[None]
-    assert np.abs(shift.between(np.ones(1), np.ones(30), angles)).max() < 1e-6
+    for shift in (few.single, few.rest):
+        assert np.abs(shift.between(np.ones(1), np.ones(30), angles)).max() < 1e-6
+
+
+def test_what_single_neurons_hand_on():
+    """Of x³ it is exact: √d E w_k u³ = 3 f_k + κ/d f_k³; the f here are Gaussian, of length 1."""
+    cube = nh.Activation("cube", lambda x: x**3)
+    layers, d = [nh.activation("linear"), cube], 100
+    _, few = kernel_shifts(layers, [d, 1], [SPARSE] * 2, np.ones(2))
+    angles = np.linspace(0, np.pi, 20)
+    rho, b = np.cos(angles), (1 / 0.1 - 3) / d
+    expected = 18 * b * rho + b**2 * (9 * rho + 6 * rho**3)
+    found = few.single.between(np.ones(1), np.ones(20), angles[None])[0]
+    assert np.abs(found - expected).max() < 0.03 * expected.max()
+    # With the rest it is all: u is Gaussian given how many of its inputs have a weight.
+    sixth = np.sum((np.arange(d + 1) / 10) ** 3 * binom.pmf(np.arange(d + 1), d, 0.1))
+    expected = (sixth - 1) * (9 * rho + 6 * rho**3)
+    found = whole(few).between(np.ones(1), np.ones(20), angles[None])[0]
+    assert np.abs(found - expected).max() < 0.1 * expected.max()
 
 
 def test_lengths_in_between_and_beyond():
     steps = nh.match(["relu"] * 2, tau0=1.0, levels=4).activations
     lengths = np.array([0.5, 0.7, 1.0, 1.4, 2.0])
-    _, shift = kernel_shifts(steps, [100.0, 1], [SPARSE] * 2, lengths)
+    shift = kernel_shifts(steps, [100.0, 1], [SPARSE] * 2, lengths)[1].rest
     inside = shift.itself(shift.lengths)
     assert inside == pytest.approx(shift.table[range(3), range(3), 0])
     low, high = shift.lengths[[0, -1]]
     assert shift.itself(np.array([low / 9, high * 9])) == pytest.approx(inside[[0, -1]])
-    again = kernel_shifts(steps, [100.0, 1], [SPARSE] * 2, lengths)[1]
+    again = kernel_shifts(steps, [100.0, 1], [SPARSE] * 2, lengths)[1].rest
     assert np.array_equal(again.table, shift.table)

@@ -3,11 +3,16 @@
 A sum of a dozen terms is not Gaussian. The mean kernel of a layer is then another function of the
 angle between two samples and of their lengths than in the infinite network. The difference is
 measured on neurons of its own, for samples on three circles.
+
+Part of it is what single neurons of the layer before hand on. For weights w of excess kurtosis κ
+and d inputs f_k, √d E_w w_k σ(Σ_j w_j f_j/√d) is E σ^(1) f_k + κ/(6d) E σ^(3) f_k³ + …, not only
+linear in f_k. Where a readout is short of those neurons, that part shrinks as they do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
@@ -17,6 +22,7 @@ from scipy.interpolate import CubicSpline
 
 from .._checks import FloatArray
 from .activations import AnyActivation
+from .hermite import coefficients
 from .weights import Law
 
 # Fourth moment of a weight per input from which on a sum counts as one of few terms.
@@ -31,7 +37,7 @@ _FINE = 1025
 
 @frozen(eq=False)
 class KernelShift:
-    """What few inputs add to a layer's kernel, beyond what is linear in the layer before.
+    """A function of the angle between two samples, and of their lengths.
 
     ``table`` (R, R, 1025) has it for samples of lengths ``lengths`` (R,), at angles from 0 to π.
     """
@@ -64,6 +70,18 @@ class KernelShift:
         return found
 
 
+@frozen(eq=False)
+class FewInputs:
+    """What few inputs add to a layer's kernel, beyond what is linear in the layer before.
+
+    ``single`` is what single neurons of the layer before hand on, as they do what is linear;
+    ``rest`` is all other.
+    """
+
+    single: KernelShift
+    rest: KernelShift
+
+
 def kernel_shifts(
     activations: Sequence[AnyActivation],
     widths: Sequence[float],
@@ -71,8 +89,8 @@ def kernel_shifts(
     lengths: FloatArray,
     limit: Callable[[FloatArray, NDArray[np.intp]], Iterable[Any]],
     seed: int = 0,
-) -> list[KernelShift | None]:
-    """The shift of each layer; None for the first, and for layers whose inputs are not few.
+) -> list[FewInputs | None]:
+    """The shifts of each layer; None for the first, and for layers whose inputs are not few.
 
     Inputs are few where a weight's fourth moment is at least 0.03 of their number: fewer than 100
     of Gaussian weights, fewer than 33 that are not 0 of ternary ones.
@@ -108,11 +126,11 @@ def kernel_shifts(
     >>> relu, laws = [nh.activation("relu")] * 2, [nh.theory.Ternary(0.9)] * 2
     >>> limit = lambda X, columns: layer_kernels(X, relu, 1.0, columns)
     >>> first, second = kernel_shifts(relu, [50, 50], laws, np.ones(3), limit)
-    >>> first is None, bool(second.itself(np.ones(1))[0] > 0)
+    >>> first is None, bool(second.rest.itself(np.ones(1))[0] > 0)
     (True, True)
     """
     few = [_are_few(law, d, seed) for law, d in zip(laws[1:], widths, strict=False)]
-    found: list[KernelShift | None] = [None] * len(activations)
+    found: list[FewInputs | None] = [None] * len(activations)
     if not any(few):
         return found
     nodes = _nodes(lengths)
@@ -128,10 +146,14 @@ def kernel_shifts(
         gain = layer.gain[columns]
         linear = np.multiply.outer(gain, gain)[..., None]
         if i and few[i - 1]:
-            inputs = _sums(neurons, laws[i], int(widths[i - 1]), seed + i, rng)
+            law, width = laws[i], int(widths[i - 1])
+            inputs = _sums(neurons, law, width, seed + i, rng)
+            bend = (_fourth(law, width, seed) - 3) / (6 * width)
+            single = _single(activations[i], neurons, bend, known, gain)
             neurons = activations[i](inputs) - layer.centre
             known = _mean_kernel(neurons, inputs, known, len(nodes))
-            found[i] = KernelShift(nodes, _fine(known - infinite - linear * apart))
+            rest = known - infinite - linear * apart - single
+            found[i] = FewInputs(*(KernelShift(nodes, _fine(one)) for one in (single, rest)))
             apart = known - infinite
         else:
             inputs = rng.standard_normal((_NEURONS, len(root))) @ root
@@ -144,8 +166,12 @@ def kernel_shifts(
 
 
 def _are_few(law: Law, d: float, seed: int) -> bool:
-    some = law.draw((200, int(min(d, 1000))), seed, 2)
-    return bool(np.mean(some**4.0) >= _FEW * d)
+    return _fourth(law, d, seed) >= _FEW * d
+
+
+def _fourth(law: Law, d: float, seed: int) -> float:
+    """Fourth moment of a weight."""
+    return float(np.mean(law.draw((200, int(min(d, 1000))), seed, 2) ** 4.0))
 
 
 def _nodes(lengths: FloatArray) -> FloatArray:
@@ -180,28 +206,46 @@ def _root(neurons: FloatArray) -> FloatArray:
     return np.asarray((axes * np.sqrt(np.maximum(size, 0))).T)
 
 
+def _single(
+    activation: AnyActivation, neurons: FloatArray, bend: float, known: FloatArray, gain: FloatArray
+) -> FloatArray:
+    """Mean (R, R, A) of what single neurons, of kernel ``known``, hand on beyond ``gain`` (R,)."""
+    scale = np.sqrt(known[..., 0].diagonal())
+    c, _, _ = coefficients(activation, scale, 3)
+    f = neurons.reshape(len(neurons), len(gain), _ANGLES)
+    slope, third = c[1] / scale, bend * 6**0.5 * c[3] / scale**3
+    handed = slope[:, None] * f + third[:, None] * f**3
+    single = np.empty_like(known)
+    for a, b in combinations_with_replacement(range(len(gain)), 2):
+        off = _around(handed[:, a], handed[:, b]) - gain[a] * gain[b] * _around(f[:, a], f[:, b])
+        single[a, b] = single[b, a] = off.mean(axis=0)
+    return _both_ways(single)
+
+
 def _mean_kernel(
     neurons: FloatArray, inputs: FloatArray, known: FloatArray, rings: int
 ) -> FloatArray:
     """Mean (R, R, A) of the neurons' products, given that of their inputs' is ``known``; the same
     in both directions.
     """
-
-    def products(values: FloatArray) -> NDArray[np.complex128]:
-        return np.fft.rfft(values.reshape(len(values), rings, _ANGLES), axis=2)
-
-    after, before = products(neurons), products(inputs)
+    after, before = (values.reshape(len(values), rings, _ANGLES) for values in (neurons, inputs))
     mean = np.empty_like(known)
-    for a in range(rings):
-        for b in range(a, rings):
-            y, x = (
-                np.fft.irfft(found[:, a] * found[:, b].conj(), n=_ANGLES, axis=1) / _ANGLES
-                for found in (after, before)
-            )
-            off = x - x.mean(axis=0)
-            slope = np.einsum("ij,ij->j", off, y) / np.einsum("ij,ij->j", off, off)
-            mean[a, b] = mean[b, a] = y.mean(axis=0) - slope * (x.mean(axis=0) - known[a, b])
-    return (mean + mean[..., -np.arange(_ANGLES)]) / 2
+    for a, b in combinations_with_replacement(range(rings), 2):
+        y, x = _around(after[:, a], after[:, b]), _around(before[:, a], before[:, b])
+        off = x - x.mean(axis=0)
+        slope = np.einsum("ij,ij->j", off, y) / np.einsum("ij,ij->j", off, off)
+        mean[a, b] = mean[b, a] = y.mean(axis=0) - slope * (x.mean(axis=0) - known[a, b])
+    return _both_ways(mean)
+
+
+def _around(left: FloatArray, right: FloatArray) -> FloatArray:
+    """Products (J, A) of values (J, A) around two circles, by angle, averaged around them."""
+    product = np.fft.rfft(left, axis=1) * np.fft.rfft(right, axis=1).conj()
+    return np.asarray(np.fft.irfft(product, n=_ANGLES, axis=1)) / _ANGLES
+
+
+def _both_ways(values: FloatArray) -> FloatArray:
+    return (values + values[..., -np.arange(_ANGLES)]) / 2
 
 
 def _fine(values: FloatArray) -> FloatArray:

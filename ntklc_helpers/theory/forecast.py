@@ -20,7 +20,7 @@ from scipy.stats import qmc
 from .._checks import FloatArray, array, labels, number, positive, same_length, samples, whole
 from .activations import AnyActivation, activation_list
 from .duals import TINY
-from .few_inputs import KernelShift, kernel_shifts
+from .few_inputs import FewInputs, KernelShift, kernel_shifts
 from .infinite import layer_kernels
 from .weights import Law, law_of
 
@@ -188,7 +188,7 @@ class Forecaster:
     angles: FloatArray
     subsets: tuple[NDArray[np.intp], ...]
     columns: NDArray[np.intp]
-    shifts: Callable[[tuple[float, ...]], Sequence[KernelShift | None]]
+    shifts: Callable[[tuple[float, ...]], Sequence[FewInputs | None]]
 
     @classmethod
     def of(
@@ -298,14 +298,14 @@ def _shifts(
     lengths: FloatArray,
     tau0: float,
     seed: int,
-) -> Callable[[tuple[float, ...]], Sequence[KernelShift | None]]:
+) -> Callable[[tuple[float, ...]], Sequence[FewInputs | None]]:
     """By widths, what few inputs do; made once for all ridges."""
 
     def limit(X: FloatArray, columns: NDArray[np.intp]) -> Iterable[Any]:
         return layer_kernels(X, activations, tau0, columns)
 
     @lru_cache(maxsize=1)
-    def shifts(widths: tuple[float, ...]) -> Sequence[KernelShift | None]:
+    def shifts(widths: tuple[float, ...]) -> Sequence[FewInputs | None]:
         return kernel_shifts(activations, widths, laws, lengths, limit, seed)
 
     return shifts
@@ -408,7 +408,7 @@ def _readout(
     which: int,
     d: FloatArray,
     ridge: float,
-    shifts: Sequence[KernelShift | None],
+    shifts: Sequence[FewInputs | None],
 ) -> _Outputs:
     """The outputs at all samples of a readout trained on a subset; at these, leave-one-out.
 
@@ -419,7 +419,8 @@ def _readout(
     rows = data.subsets[which]
     delta = ridge * data.variance[rows].sum()
     local = np.searchsorted(data.columns, rows)
-    parts = [_part(data, i, local, shift) for i, shift in enumerate(shifts)]
+    added = _added(data.layers, shifts)
+    parts = [_part(data, i, local, added[i]) for i in range(len(data.layers))]
     among = [part[rows] for part in parts]
     found = _solve(among, d, delta)
     s, Q, c = found.s, found.Q, _products(found.s)
@@ -437,11 +438,11 @@ def _readout(
         layers = [
             evolve(
                 layer,
-                own=layer.own + (shift.itself(data.lengths) * layer.gain**2 if shift else 0.0),
+                own=layer.own + sum(one.itself(data.lengths) * gain**2 for one, gain in few),
                 slope=layer.slope[:, local],
                 neurons=layer.neurons[:, which :: len(data.subsets)],
             )
-            for layer, shift in zip(data.layers, shifts, strict=True)
+            for layer, few in zip(data.layers, added, strict=True)
         ]
         at = _Expansion.of(layers, parts, rows, others, left, Q @ T, s, d)
         covariance = at.together(found.H) + at.alone()
@@ -452,17 +453,35 @@ def _readout(
     return _Outputs(mean, covariance, s, float(implicit))
 
 
+def _added(
+    layers: Sequence[_Layer], shifts: Sequence[FewInputs | None]
+) -> list[list[tuple[KernelShift, FloatArray]]]:
+    """What few inputs add to each layer's part, and the gain (N,) of the layers after.
+
+    What a layer's neurons hand on one by one, few as the inputs of the next are, is of their part.
+    """
+    added: list[list[tuple[KernelShift, FloatArray]]] = [[] for _ in layers]
+    for i, (layer, few) in enumerate(zip(layers, shifts, strict=True)):
+        if few is not None:
+            added[i - 1].append((few.single, layer.gain))
+            added[i].append((few.rest, layer.gain))
+    return added
+
+
 def _part(
-    data: Forecaster, i: int, local: NDArray[np.intp], shift: KernelShift | None
+    data: Forecaster,
+    i: int,
+    local: NDArray[np.intp],
+    added: Sequence[tuple[KernelShift, FloatArray]],
 ) -> FloatArray:
     """What layer i adds to the kernel (N, n) of all samples with some, few inputs considered."""
-    layer, columns = data.layers[i], data.columns[local]
-    part = layer.part[:, local]
-    if shift is not None:
-        added = shift.between(data.lengths, data.lengths[columns], data.angles[:, local])
-        added[columns, np.arange(len(columns))] = shift.itself(data.lengths[columns])
-        added *= np.outer(layer.gain, layer.gain[columns])
-        part += added
+    columns = data.columns[local]
+    part = data.layers[i].part[:, local]
+    for shift, gain in added:
+        values = shift.between(data.lengths, data.lengths[columns], data.angles[:, local])
+        values[columns, np.arange(len(columns))] = shift.itself(data.lengths[columns])
+        part += values * np.outer(gain, gain[columns])
+    if added:
         # What is measured and interpolated need not be the kernel of anything.
         size, axes = np.linalg.eigh(part[columns])
         if size[0] < 0:
