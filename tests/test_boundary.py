@@ -262,9 +262,55 @@ def path(value):
     return Argument(value, {name: (odd, REFUSED) for name, odd in kinds.items()})
 
 
+def images(value, optional=False):
+    spoilt = [value.copy() for _ in range(3)]
+    spoilt[0][1, 0, 0, 0], spoilt[1][0, 1, 1, 0], spoilt[2][1, 0, 1, 1] = np.nan, np.inf, 1e300
+    odd = {
+        "NaN": (spoilt[0], REFUSED),
+        "infinity": (spoilt[1], REFUSED),
+        "1e300": (spoilt[2], REFUSED),
+        "one image": (value[:1], EITHER),
+        "all zero": (0 * value, EITHER),
+        "of size 1e-160": (1e-160 * value, EITHER),
+        "other sides": (value[:, :2], EITHER),
+        "empty": (value[:0], REFUSED),
+        "no rows": (value[:, :0], REFUSED),
+        "no channels": (value[..., :0], REFUSED),
+        "rows of numbers": (X, REFUSED),
+        "without channels": (value[..., 0], REFUSED),
+        "None": (None, EITHER if optional else REFUSED),
+        "complex": (value + 0j, REFUSED),
+        "numeric strings": (value.astype(str), REFUSED),
+        "list": (value.tolist(), Same(value)),
+        "objects": (value.astype(object), Same(value)),
+        "float32": (value.astype(np.float32), Same(value)),
+        "gradient": (torch.tensor(value, requires_grad=True), Same(value)),
+    }
+    return Argument(value, odd)
+
+
+def conv_layers(value):
+    odd = {
+        "none": ([], REFUSED),
+        "None": (None, REFUSED),
+        "text": ("relu", REFUSED),
+        "no readout": (value[:-1], REFUSED),
+        "no convolution": (value[1:], REFUSED),
+        "two readouts": ([*value, value[-1]], REFUSED),
+        "two activations": ([*value[:2], *value[1:]], REFUSED),
+        "an unknown name": ([value[0], "unheard of", value[-1]], REFUSED),
+        "a class": ([nh.Conv, *value[1:]], REFUSED),
+        "a module": ([torch.nn.Conv2d(1, 1, 2), *value[1:]], REFUSED),
+        "constant": ([value[0], nh.activation(lambda t: 0 * t + 1, name="one"), value[-1]], EITHER),
+        "tuple": (tuple(value), Same(value)),
+    }
+    return Argument(value, odd)
+
+
 # Of sixteenths, so that bfloat16 holds them exactly.
 X = np.random.default_rng(0).integers(-16, 17, (9, 4)) / 16
 Y = np.arange(9) % 3
+IMAGES = np.random.default_rng(1).integers(-16, 17, (4, 3, 3, 2)) / 16
 RELU, TANH = nh.activation("relu"), nh.activation("tanh")
 MIXTURE = nh.GaussianMixture.preset("mixed", 4)
 STATS = nh.estimate_statistics(X, Y)
@@ -375,6 +421,18 @@ CALLS = {
         {"X": samples(X), "activations": activations([RELU]), "Z": samples(X[:3], optional=True)}
         | {"tau0": number(1.5, optional=True)},
     ),
+    "conv_limit_kernels": (
+        nh.conv_limit_kernels,
+        {"images": images(IMAGES), "layers": conv_layers([nh.Conv(2), RELU, nh.Flatten()])}
+        | {"Z": images(IMAGES[:2], optional=True), "memory": number(1e9)},
+    ),
+    "Conv": (
+        nh.Conv,
+        {"size": whole(3), "stride": whole(1), "padding": word("valid")},
+    ),
+    "AveragePool": (nh.AveragePool, {"size": whole(2)}),
+    "Flatten": (nh.Flatten, {}),
+    "GlobalAveragePool": (nh.GlobalAveragePool, {}),
     "limiting_spectrum": (
         then(nh.limiting_spectrum, lambda found: (found[0].edges, found[1])),
         {"mixture": thing(MIXTURE), "n": whole(8), "coefficients": thing(MIXED)}
@@ -508,7 +566,7 @@ def numbers_in(result):
             yield from numbers_in(part)
     elif hasattr(result, "__attrs_attrs__") or hasattr(result, "__dataclass_fields__"):
         fields = getattr(result, "__attrs_attrs__", None)
-        names = [f.name for f in fields] if fields else list(result.__dataclass_fields__)
+        names = [f.name for f in fields] if fields is not None else list(result.__dataclass_fields__)
         for name in names:
             yield from numbers_in(getattr(result, name))
     elif isinstance(result, str | bytes):

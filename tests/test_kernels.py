@@ -11,7 +11,7 @@ from numpy.polynomial.legendre import leggauss
 from scipy.stats import multivariate_normal
 
 import ntklc_helpers as nh
-from ntklc_helpers.theory.hermite import pair_expectation, series, staircase_pair
+from ntklc_helpers.theory.hermite import HermiteSeries, pair_expectation, staircase_pair
 
 DATA = Path(__file__).parent / "data"
 RELU, ERF, SIN, GELU = (nh.activation(name) for name in ("relu", "erf", "sin", "gelu"))
@@ -66,7 +66,8 @@ def layer_pair(activation, variances, rho):
 
 def one_by_one(activation, variances):
     """The series, and its inputs (…, 1) for each of the variances."""
-    layer, inputs, _, _ = series(activation, np.sqrt(variances))
+    layer = HermiteSeries.over(activation, np.sqrt(variances))
+    inputs, _, _ = layer.at(np.sqrt(variances))
     return layer, np.split(inputs, len(variances), axis=1)
 
 
@@ -158,7 +159,8 @@ def test_slope_kernel_is_the_derivative_in_the_covariance():
 @pytest.mark.parametrize("activation", [a for a in NAMED if a.dual], ids=lambda a: a.name)
 def test_closed_forms_agree_with_the_series(activation):
     variance = np.array([0.5, 1.0, 1.7])
-    _, inputs, square, slope_square = series(activation, np.sqrt(variance))
+    scale = np.sqrt(variance)
+    inputs, square, slope_square = HermiteSeries.over(activation, scale).at(scale)
     close = {"rtol": 1e-13, "atol": 1e-14}
     np.testing.assert_allclose(activation.dual.mean(variance), inputs[0], **close)
     np.testing.assert_allclose(activation.dual.power(variance), [square, slope_square], **close)

@@ -189,9 +189,9 @@ def test_bad_inputs_name_the_argument():
         net.features(np.ones((2, P + 1)))
     with pytest.raises(ValueError, match="X must be finite"):
         nh.empirical_ck(net, np.full((2, P), np.nan))
-    with pytest.raises(ValueError, match="net must be a RandomMLP or some of them"):
+    with pytest.raises(ValueError, match="net must be a random network or some of them"):
         nh.empirical_ck([], data())
-    with pytest.raises(ValueError, match="net must be a RandomMLP or some of them"):
+    with pytest.raises(ValueError, match="net must be a random network or some of them"):
         nh.empirical_ntk([net, "net"], data())
     with pytest.raises(ValueError, match="batch_size must be"):
         net.features(data(), batch_size=0)

@@ -4,6 +4,9 @@ from .._face import promised as _promised
 from .activations import Activation, Quantized, activation, activation_names, sigma_q, sigma_t
 from .angle import angle_series, polynomial_equivalent
 from .coefficients import propagate, published_kappa_squared
+from .conv_kernels import conv_limit_kernels, conv_scales
+from .conv_layers import AveragePool, Conv, Flatten, GlobalAveragePool
+from .conv_networks import RandomCNN
 from .equivalents import ck_equivalent, ntk_equivalent
 from .forecast import Forecast, Forecaster, forecast
 from .gaussian import GaussianMoments

@@ -52,6 +52,15 @@ class HermiteSeries:
         Largest ``|ρ|`` at which the series is used.
     parity : int or None
         0 for an even activation, 1 for an odd one: the other terms vanish.
+
+    Examples
+    --------
+    >>> from ntklc_helpers.theory.hermite import HermiteSeries
+    >>> tanh = HermiteSeries.over(nh.activation("tanh"), np.array([1.0]))
+    >>> inputs, square, _ = tanh.at(np.array([1.0]))
+    >>> k, _ = tanh.pair(np.array([0.5]), inputs, inputs, np.empty((3, 1)))
+    >>> square.round(4), k.round(4)
+    (array([0.3943]), array([0.1863]))
     """
 
     activation: AnyActivation
@@ -60,10 +69,46 @@ class HermiteSeries:
     reach: float
     parity: int | None
 
+    @classmethod
+    def over(cls, activation: AnyActivation, scale: FloatArray) -> HermiteSeries:
+        """The series for inputs of any scale between the extremes of ``scale`` (n,).
+
+        Raises ValueError for a scale above 256, an activation that grows too fast, or a breakpoint
+        that was not named.
+        """
+        extremes = _extremes(activation, scale)
+        # Of a jump no degree is enough.
+        for degree in _DEGREES[-1:] if activation.has_jump else _DEGREES:
+            halvings, expansion = _resolve(activation, extremes, degree)
+            tail = _tails(activation, expansion, extremes).max(axis=0)
+            enough = np.flatnonzero(tail <= TOLERANCE)
+            if len(enough):
+                # Of a constant nothing is left to begin with.
+                degree = max(1, int(enough[0]))
+                break
+        largest = float(extremes[1])
+        check_derivative(activation, largest, hermite_integrals(activation, largest, halvings))
+        log_tail = np.log(tail[: degree + 2])
+        slack = np.log(degree + 1) if activation.has_jump else 0.0
+        reach = min(1.0, float(np.exp((np.log(TOLERANCE) - slack - log_tail[-1]) / degree)))
+        peak = np.abs(expansion[:, : degree + 1]).max(axis=0)
+        present = peak > _ROUNDING * peak.max()
+        parity = 0 if not present[1::2].any() else 1 if not present[::2].any() else None
+        return cls(activation, halvings, log_tail, reach, parity)
+
+    def at(self, scale: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Of inputs of scales (n,): c_0 … c_degree and the scale (degree + 2, n), which
+        :meth:`pair` needs to know; E σ² and E σ'² (n,), the latter infinite with a jump.
+        """
+        table = _expand_all(self.activation, scale, len(self.log_tail) - 2, self.halvings)
+        inputs = np.ascontiguousarray(np.vstack([table[:, :-2].T, scale]))
+        jump = self.activation.has_jump
+        return inputs, table[:, -2], np.full_like(scale, np.inf) if jump else table[:, -1]
+
     def pair(self, c: FloatArray, left: FloatArray, right: FloatArray, out: Buffers) -> Pair:
         """E[σ(u)σ(v)] and E[σ'(u)σ'(v)] for covariances ``c``, in the first two of ``out``.
 
-        ``left`` and ``right`` are what :func:`series` gives of the inputs u and v: coefficients
+        ``left`` and ``right`` are what :meth:`at` gives of the inputs u and v: coefficients
         and scale along the first axis, the others broadcast to the shape of ``c``.
         """
         k, d, t = out
@@ -120,54 +165,12 @@ def _mehler(
         p *= rho
 
 
-def series(
-    activation: AnyActivation, scale: FloatArray
-) -> tuple[HermiteSeries, FloatArray, FloatArray, FloatArray]:
-    """The series of a layer whose inputs have scales (n,), and what it needs to know of them.
-
-    That is c_0 = E σ, …, c_degree and the scale (degree + 2, n); then E σ² and E σ'² (n,), the
-    latter infinite for an activation with a jump. Raises ValueError for a scale above 256, an
-    activation that grows too fast, or a breakpoint that was not named.
-
-    Examples
-    --------
-    >>> from ntklc_helpers.theory.hermite import series
-    >>> tanh, inputs, square, _ = series(nh.activation("tanh"), np.array([1.0]))
-    >>> k, _ = tanh.pair(np.array([0.5]), inputs, inputs, np.empty((3, 1)))
-    >>> square.round(4), k.round(4)
-    (array([0.3943]), array([0.1863]))
-    """
-    extremes = _extremes(activation, scale)
-    # Of a jump no degree is enough.
-    for degree in _DEGREES[-1:] if activation.has_jump else _DEGREES:
-        halvings, expansion = _resolve(activation, extremes, degree)
-        tail = _tails(activation, expansion, extremes).max(axis=0)
-        enough = np.flatnonzero(tail <= TOLERANCE)
-        if len(enough):
-            # Of a constant nothing is left to begin with.
-            degree = max(1, int(enough[0]))
-            break
-    largest = float(extremes[1])
-    check_derivative(activation, largest, hermite_integrals(activation, largest, halvings))
-    table = _expand_all(activation, scale, degree, halvings)
-    log_tail = np.log(tail[: degree + 2])
-    slack = np.log(degree + 1) if activation.has_jump else 0.0
-    reach = min(1.0, float(np.exp((np.log(TOLERANCE) - slack - log_tail[-1]) / degree)))
-    peak = np.abs(table[:, :-2]).max(axis=0)
-    present = peak > _ROUNDING * peak.max()
-    parity = 0 if not present[1::2].any() else 1 if not present[::2].any() else None
-    inputs = np.ascontiguousarray(np.vstack([table[:, :-2].T, scale]))
-    slope_square = np.full_like(scale, np.inf) if activation.has_jump else table[:, -1]
-    found = HermiteSeries(activation, halvings, log_tail, reach, parity)
-    return found, inputs, table[:, -2], slope_square
-
-
 def coefficients(
     activation: AnyActivation, scale: FloatArray, degree: int
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """c_0 … c_degree (degree + 1, n) of σ(aξ) at scales a (n,), E σ² and E σ'² (n,).
 
-    Errors as for :func:`series`.
+    Errors as for :meth:`HermiteSeries.over`.
 
     Examples
     --------

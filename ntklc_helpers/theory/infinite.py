@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from .._checks import destination, positive, samples
 from .activations import AnyActivation, activation_list
 from .duals import TINY, FloatArray, Pair
-from .hermite import series
+from .hermite import HermiteSeries
 from .moments import centres
 
 # Large enough that the interpreter is seldom asked, small enough for a cache.
@@ -103,7 +103,7 @@ def limit_kernels(
     """
     X, activations = samples("X", X), activation_list("activations", activations)
     others = X if Z is None else samples("Z", Z, X.shape[1])
-    K, N = _results(out, (len(X), len(others)), ntk)
+    K, N = result_arrays(out, (len(X), len(others)), ntk)
     # The rows of X, then those of Z where there are some: what is known of a row, in one place.
     parts = [X] if Z is None else [X, others]
     variance = np.concatenate([np.einsum("ij,ij->i", part, part) for part in parts])
@@ -194,7 +194,7 @@ def layer_kernels(
         )
 
 
-def _results(out: Any, shape: tuple[int, int], ntk: bool) -> tuple[Any, Any]:
+def result_arrays(out: Any, shape: tuple[int, int], ntk: bool) -> tuple[Any, Any]:
     """The arrays to write to: K, and N or None."""
     if out is None:
         return np.empty(shape), np.empty(shape) if ntk else None
@@ -219,8 +219,9 @@ def _prepare(
         if (dual := activation.dual) is not None:
             pair, mean, (square, slope_square) = dual.pair, dual.mean(inputs), dual.power(inputs)
         else:
-            expanded, inputs, square, slope_square = series(activation, np.sqrt(inputs))
-            pair, mean = expanded.pair, inputs[0]
+            series = HermiteSeries.over(activation, scale := np.sqrt(inputs))
+            inputs, square, slope_square = series.at(scale)
+            pair, mean = series.pair, inputs[0]
         # Only now: what the series has to say of X is the better reason to refuse it.
         centre = next(means)
         variance = np.maximum(square - 2 * centre * mean + centre**2, 0)

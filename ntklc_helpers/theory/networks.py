@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
@@ -28,8 +29,20 @@ def _widths(values: Any) -> tuple[int, ...]:
     return widths
 
 
+class RandomNetwork(ABC):
+    """What kernels are made of: features, and gradients."""
+
+    @abstractmethod
+    def features(self, X: ArrayLike | torch.Tensor, batch_size: int = 4096) -> torch.Tensor:
+        """What the readout sees of X, (n, d)."""
+
+    @abstractmethod
+    def tangent_kernel(self, X: ArrayLike | torch.Tensor) -> torch.Tensor:
+        """Inner products (n, n) of the gradients of f in all weights that are kept."""
+
+
 @frozen(eq=False, slots=False)
-class RandomMLP:
+class RandomMLP(RandomNetwork):
     """h_ℓ = (σ_ℓ(W_ℓ h_{ℓ−1}) − m_ℓ)/√d_ℓ, h_0 = x, with random weights of mean 0.
 
     Every layer is centred by the constant m_ℓ = E σ_ℓ(τ_{ℓ−1} ξ) of the limit. Weights depend on
@@ -140,9 +153,31 @@ class RandomMLP:
                 target.copy_(deque(self.layers(rows), maxlen=1).pop()[1])
         return out
 
+    def tangent_kernel(self, X: ArrayLike | torch.Tensor) -> torch.Tensor:
+        """Inner products (n, n) of the gradients of f(x) = wᵀh_L in all weights that are kept.
 
-def empirical_ck(net: RandomMLP | Iterable[RandomMLP], X: ArrayLike | torch.Tensor) -> FloatArray:
-    """Conjugate kernel h_L h_Lᵀ on X (n, p) of a network, or its mean over several networks.
+        The gradient in W_ℓ is b_ℓ h_{ℓ−1}ᵀ with b_ℓ = ∂f/∂(W_ℓ h_{ℓ−1}), so that they are
+        h_L h_Lᵀ + Σ_ℓ (b_ℓ b_ℓᵀ) ∘ (h_{ℓ−1} h_{ℓ−1}ᵀ): products of n × d_ℓ matrices, no Jacobian.
+        """
+        refuse_jumps("net", self.activations)
+        with torch.no_grad():
+            h, u = [self.inputs(X)], []
+            for before, after in self.layers(h[0]):
+                u.append(before)
+                h.append(after)
+            N = _gradient_gram(self, len(u), torch.ones_like(h[-1][:, :1]), h[-1]).double()
+            back = self.readout.expand_as(h[-1])
+            for i in reversed(range(len(u))):
+                b = back * self.activations[i].derivative(u[i]) / self.widths[i] ** 0.5
+                N += _gradient_gram(self, i, b, h[i])
+                back = b @ self.matrices[i] if i else b
+        return N
+
+
+def empirical_ck(
+    net: RandomNetwork | Iterable[RandomNetwork], X: ArrayLike | torch.Tensor
+) -> FloatArray:
+    """Conjugate kernel F Fᵀ on X of a network's features F, or its mean over several networks.
 
     Raises ValueError if there is no network, or X does not fit it.
 
@@ -160,12 +195,12 @@ def empirical_ck(net: RandomMLP | Iterable[RandomMLP], X: ArrayLike | torch.Tens
     return _mean(_ck, net, X)
 
 
-def empirical_ntk(net: RandomMLP | Iterable[RandomMLP], X: ArrayLike | torch.Tensor) -> FloatArray:
-    """Neural tangent kernel of f(x) = wᵀh_L(x), or its mean: as :func:`empirical_ck`.
+def empirical_ntk(
+    net: RandomNetwork | Iterable[RandomNetwork], X: ArrayLike | torch.Tensor
+) -> FloatArray:
+    """Neural tangent kernel of f(x) = wᵀF(x), or its mean: as :func:`empirical_ck`.
 
-    Inner products of the gradients of f in all weights that are kept, of w and W_1 … W_L. The
-    gradient in W_ℓ is b_ℓ h_{ℓ−1}ᵀ with b_ℓ = ∂f/∂(W_ℓ h_{ℓ−1}), so
-    N = h_L h_Lᵀ + Σ_ℓ (b_ℓ b_ℓᵀ) ∘ (h_{ℓ−1} h_{ℓ−1}ᵀ): products of n × d_ℓ matrices, no Jacobian.
+    Inner products of the gradients of f in all weights that are kept, of w and W_1 … W_L.
 
     Refused too if an activation has a jump: its derivative is a point mass that no gradient sees,
     and the kernel's diagonal is infinite.
@@ -176,41 +211,27 @@ def empirical_ntk(net: RandomMLP | Iterable[RandomMLP], X: ArrayLike | torch.Ten
     >>> float(nh.empirical_ntk(nets, np.eye(2)).trace().round())
     4.0
     """
-    return _mean(_ntk, net, X)
+    return _mean(lambda one, X: one.tangent_kernel(X), net, X)
 
 
 def _mean(
-    kernel: Callable[[RandomMLP, Any], FloatArray], net: RandomMLP | Iterable[RandomMLP], X: Any
+    kernel: Callable[[RandomNetwork, Any], torch.Tensor],
+    net: RandomNetwork | Iterable[RandomNetwork],
+    X: Any,
 ) -> FloatArray:
     total, count = np.zeros(()), 0
     for one in net if isinstance(net, Iterable) else [net]:
-        if not isinstance(one, RandomMLP):
-            raise ValueError(f"net must be a RandomMLP or some of them, got {type(one)}")
-        total, count = total + kernel(one, X), count + 1
+        if not isinstance(one, RandomNetwork):
+            raise ValueError(f"net must be a random network or some of them, got {type(one)}")
+        total, count = total + kernel(one, X).cpu().numpy(), count + 1
     if not count:
-        raise ValueError("net must be a RandomMLP or some of them, got none")
+        raise ValueError("net must be a random network or some of them, got none")
     return total / count
 
 
-def _ck(net: RandomMLP, X: ArrayLike | torch.Tensor) -> FloatArray:
+def _ck(net: RandomNetwork, X: ArrayLike | torch.Tensor) -> torch.Tensor:
     h = net.features(X).double()
-    return (h @ h.T).cpu().numpy()
-
-
-def _ntk(net: RandomMLP, X: ArrayLike | torch.Tensor) -> FloatArray:
-    refuse_jumps("net", net.activations)
-    with torch.no_grad():
-        h, u = [net.inputs(X)], []
-        for before, after in net.layers(h[0]):
-            u.append(before)
-            h.append(after)
-        N = _gradient_gram(net, len(u), torch.ones_like(h[-1][:, :1]), h[-1]).double()
-        back = net.readout.expand_as(h[-1])
-        for i in reversed(range(len(u))):
-            b = back * net.activations[i].derivative(u[i]) / net.widths[i] ** 0.5
-            N += _gradient_gram(net, i, b, h[i])
-            back = b @ net.matrices[i] if i else b
-    return N.cpu().numpy()
+    return h @ h.T
 
 
 def _gradient_gram(net: RandomMLP, i: int, b: torch.Tensor, h: torch.Tensor) -> torch.Tensor:

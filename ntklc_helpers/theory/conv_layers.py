@@ -1,0 +1,189 @@
+"""What convolutional networks are made of, and the sizes that images have on their way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import ArrayLike
+
+from .._checks import FloatArray, array, checked, one_of, whole
+from .activations import Activation, AnyActivation, Quantized, activation, activation_names
+
+Grid = tuple[int, int]
+
+# Squares of larger ones overflow.
+_LARGEST = 1e100
+
+
+@frozen
+class Conv:
+    """A convolution by filters of ``size`` × ``size``, without bias.
+
+    Parameters
+    ----------
+    size, stride : int
+    padding : "same" or "valid"
+        Zeros around the image, so that h becomes h / stride; or none, and (h − size) / stride + 1.
+        Either must be a whole number. Where the zeros are odd in number, one more is at the end.
+
+    Examples
+    --------
+    >>> nh.Conv(5, padding="valid").output(28)
+    24
+    """
+
+    size: int = checked(whole, 3)
+    stride: int = checked(whole, 1)
+    padding: str = checked(one_of, "same", ("same", "valid"))
+
+    def output(self, length: int) -> int:
+        """The side of what is made of an image of side ``length``."""
+        return (length + sum(self.zeros(length)) - self.size) // self.stride + 1
+
+    def zeros(self, length: int) -> tuple[int, int]:
+        """How many zeros are put before a side of this length, and after."""
+        if self.padding == "valid":
+            return 0, 0
+        total = max((length // self.stride - 1) * self.stride + self.size - length, 0)
+        return total // 2, total - total // 2
+
+    def fits(self, length: int) -> str:
+        """Why not, if an image of side ``length`` cannot be convolved; else ''."""
+        if self.size > length:
+            return f"has filters larger than its input, of side {length}"
+        if (length - self.size * (self.padding == "valid")) % self.stride:
+            return f"has a stride that does not divide its input, of side {length}"
+        return ""
+
+
+@frozen
+class AveragePool:
+    """Means over ``size`` × ``size`` patches that do not overlap.
+
+    Examples
+    --------
+    >>> nh.AveragePool(2).output(28)
+    14
+    """
+
+    size: int = checked(whole, 2)
+
+    def output(self, length: int) -> int:
+        """The side of what is made of an image of side ``length``."""
+        return length // self.size
+
+    def fits(self, length: int) -> str:
+        """Why not, if an image of side ``length`` cannot be pooled; else ''."""
+        if length % self.size:
+            return f"does not divide its input, of side {length}"
+        return ""
+
+
+@frozen
+class Flatten:
+    """The readout sees every position of every channel.
+
+    Examples
+    --------
+    >>> K, _ = nh.conv_limit_kernels(np.ones((1, 4, 4, 1)), [nh.Conv(3), "relu", nh.Flatten()])
+    >>> K.shape
+    (1, 1)
+    """
+
+
+@frozen
+class GlobalAveragePool:
+    """The readout sees the mean of every channel.
+
+    Examples
+    --------
+    >>> layers = [nh.Conv(3), "relu", nh.GlobalAveragePool()]
+    >>> nh.conv_limit_kernels(np.ones((1, 4, 4, 1)), layers)[0].shape
+    (1, 1)
+    """
+
+
+Step = Conv | AveragePool | Activation | Quantized
+
+
+@frozen
+class Plan:
+    """Checked layers: ``steps`` up to the readout, and ``grids``, the sides of the images before
+    the first and after each; ``averaged`` if the readout is of means.
+    """
+
+    steps: tuple[Step, ...]
+    grids: tuple[Grid, ...]
+    averaged: bool
+
+    @property
+    def activations(self) -> tuple[AnyActivation, ...]:
+        """σ_1 … σ_L."""
+        return tuple(step for step in self.steps if isinstance(step, Activation | Quantized))
+
+
+def plan(layers: Any, grid: Grid) -> Plan:
+    """The layers as a plan for images of these sides.
+
+    Raises ValueError, which names the layer, if they are not convolutions, each with an activation
+    or not, and poolings, with a readout at the end; or if sizes do not fit.
+
+    Examples
+    --------
+    >>> from ntklc_helpers.theory.conv_layers import plan
+    >>> layers = [nh.Conv(3, stride=2), "relu", nh.AveragePool(2), nh.Flatten()]
+    >>> plan(layers, (16, 16)).grids
+    ((16, 16), (8, 8), (8, 8), (4, 4))
+    """
+    if not isinstance(layers, Sequence) or isinstance(layers, str) or not len(layers):
+        raise ValueError(f"layers must be a sequence of nh.Conv(…) and so on, got {layers!r}")
+    known = Conv | AveragePool | Activation | Quantized | Flatten | GlobalAveragePool
+    for i, one in enumerate(layers):
+        if not isinstance(one, known) and one not in activation_names():
+            raise ValueError(f"layers[{i}] must be a layer or an activation, got {one!r}")
+    found = [activation(one) if isinstance(one, str) else one for one in layers]
+    if not isinstance(found[0], Conv):
+        raise ValueError(f"layers[0] must be nh.Conv(…), got {found[0]!r}")
+    for i, (before, one) in enumerate(pairwise(found), 1):
+        if isinstance(before, Flatten | GlobalAveragePool):
+            raise ValueError(
+                f"layers[{i - 1}], {before!r}, is a readout and must be the last layer"
+            )
+        if isinstance(one, Activation | Quantized) and not isinstance(before, Conv):
+            raise ValueError(
+                f"layers[{i}], activation {one.name!r}, must come right after nh.Conv(…), not "
+                f"after {before!r}"
+            )
+    *steps, last = found
+    if not isinstance(last, Flatten | GlobalAveragePool):
+        raise ValueError(
+            f"layers[{len(found) - 1}] must be a readout, nh.Flatten() or nh.GlobalAveragePool(), "
+            f"got {last!r}"
+        )
+    grids = [grid]
+    for i, step in enumerate(steps):
+        h, w = grids[-1]
+        if isinstance(step, Conv | AveragePool):
+            if wrong := step.fits(h) or step.fits(w):
+                raise ValueError(f"layers[{i}], {step!r}, {wrong}")
+            h, w = step.output(h), step.output(w)
+        grids.append((h, w))
+    return Plan(tuple(steps), tuple(grids), isinstance(last, GlobalAveragePool))
+
+
+def image_array(
+    argument: str, values: ArrayLike, shape: tuple[int, ...] | None = None
+) -> FloatArray:
+    """``values`` as images (n, h, w, c) of float64, finite; of ``shape`` (h, w, c), if given."""
+    found = array(argument, values, 4)
+    if 0 in found.shape:
+        raise ValueError(f"{argument} must hold images with at least one pixel, got {found.shape}")
+    if shape is not None and found.shape[1:] != tuple(shape):
+        raise ValueError(f"{argument} must hold images of shape {shape}, got {found.shape[1:]}")
+    if np.abs(found).max() > _LARGEST:
+        raise ValueError(f"{argument} must have entries of size below {_LARGEST:g}: scale it")
+    return found
