@@ -566,7 +566,9 @@ def numbers_in(result):
             yield from numbers_in(part)
     elif hasattr(result, "__attrs_attrs__") or hasattr(result, "__dataclass_fields__"):
         fields = getattr(result, "__attrs_attrs__", None)
-        names = [f.name for f in fields] if fields is not None else list(result.__dataclass_fields__)
+        names = (
+            [f.name for f in fields] if fields is not None else list(result.__dataclass_fields__)
+        )
         for name in names:
             yield from numbers_in(getattr(result, name))
     elif isinstance(result, str | bytes):
