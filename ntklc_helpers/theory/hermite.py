@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, cached_property
 from itertools import product
 
 import numpy as np
@@ -23,11 +23,16 @@ _MAX_HALVINGS = 7
 _REACH = 16.0
 _ROUNDING = 1e-15
 _INNER_REACH = 9.0
+# The expansion is interpolated for more scales than that, from so many points on, and down to that
+# part of the largest.
+_FEW, _POINTS, _SPAN = 64, (16, 32, 64, 128, 256, 512, 1024), 100.0
+# Of staircases, with as many jumps of as many scales at once as a cache holds, it is as fast.
+_STEPS = 2**15
 # Panels and terms needed grow with the scale: half a minute at 1000, and out of hand beyond.
 _LARGEST_SCALE = 256.0
 
 
-@frozen(eq=False)
+@frozen(eq=False, slots=False)
 class HermiteSeries:
     """A layer by σ(aξ) = Σ_k c_k(a) h_k(ξ), h_k the normalised Hermite polynomials.
 
@@ -52,6 +57,8 @@ class HermiteSeries:
         Largest ``|ρ|`` at which the series is used.
     parity : int or None
         0 for an even activation, 1 for an odd one: the other terms vanish.
+    scales : pair of float
+        The least and the largest that it is for.
 
     Examples
     --------
@@ -68,6 +75,7 @@ class HermiteSeries:
     log_tail: FloatArray
     reach: float
     parity: int | None
+    scales: tuple[float, float]
 
     @classmethod
     def over(cls, activation: AnyActivation, scale: FloatArray) -> HermiteSeries:
@@ -94,16 +102,53 @@ class HermiteSeries:
         peak = np.abs(expansion[:, : degree + 1]).max(axis=0)
         present = peak > _ROUNDING * peak.max()
         parity = 0 if not present[1::2].any() else 1 if not present[::2].any() else None
-        return cls(activation, halvings, log_tail, reach, parity)
+        return cls(activation, halvings, log_tail, reach, parity, tuple(extremes.tolist()))
 
     def at(self, scale: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Of inputs of scales (n,): c_0 … c_degree and the scale (degree + 2, n), which
         :meth:`pair` needs to know; E σ² and E σ'² (n,), the latter infinite with a jump.
         """
-        table = _expand_all(self.activation, scale, len(self.log_tail) - 2, self.halvings)
+        unique, inverse = np.unique(scale, return_inverse=True)
+        at_once, parts = _FEW, []
+        if isinstance(self.activation, Quantized):
+            at_once = max(1, _STEPS // len(self.activation.thresholds))
+        elif (first := int(np.searchsorted(unique, self._lowest))) < len(unique) - _FEW and (
+            self._interpolant is not None
+        ):
+            place = np.log(unique[first:] / self._lowest) / np.log(self.scales[1] / self._lowest)
+            parts = [chebvander(2 * place - 1, len(self._interpolant) - 1) @ self._interpolant]
+            unique = unique[:first]
+        some = (unique[i : i + at_once] for i in range(0, len(unique), at_once))
+        table = np.concatenate([self._expanded(scales) for scales in some] + parts)[inverse]
         inputs = np.ascontiguousarray(np.vstack([table[:, :-2].T, scale]))
         jump = self.activation.has_jump
         return inputs, table[:, -2], np.full_like(scale, np.inf) if jump else table[:, -1]
+
+    def _expanded(self, scales: FloatArray) -> FloatArray:
+        return _expand(self.activation, scales, len(self.log_tail) - 2, self.halvings)
+
+    @property
+    def _lowest(self) -> float:
+        """The least scale between which and the largest the expansion is interpolated."""
+        return max(self.scales[0], self.scales[1] / _SPAN)
+
+    @cached_property
+    def _interpolant(self) -> FloatArray | None:
+        """The expansion in Chebyshev polynomials of the scale's logarithm; None if too many.
+
+        The coefficients are smooth functions of the scale: points are doubled until the interpolant
+        has converged.
+        """
+        low, high = np.log([self._lowest, self.scales[1]])
+        for points in _POINTS:
+            values = self._expanded(np.exp(low + (high - low) * (1 + chebpts1(points)) / 2))
+            series = chebyshev_coefficients(points) @ values
+            size = np.sqrt(np.abs(values[:, -2]).max())
+            sizes = np.full(values.shape[1], size)
+            sizes[-2:] = size**2, np.abs(values[:, -1]).max()
+            if (np.abs(series[-2:]) <= TOLERANCE / 10 * sizes).all():
+                return np.asarray(series)
+        return None
 
     def pair(self, c: FloatArray, left: FloatArray, right: FloatArray, out: Buffers) -> Pair:
         """E[σ(u)σ(v)] and E[σ'(u)σ'(v)] for covariances ``c``, in the first two of ``out``.
@@ -279,44 +324,6 @@ def _tails(activation: AnyActivation, expansion: FloatArray, scales: FloatArray)
     # A constant has a total of 0, and leaves nothing.
     share = left / np.where(total > 0, total, 1.0)[:, None]
     return np.maximum(share, _ROUNDING)
-
-
-def _expand_all(
-    activation: AnyActivation, scale: FloatArray, degree: int, halvings: int
-) -> FloatArray:
-    """The expansion at every scale, (n, degree + 3).
-
-    The coefficients are smooth functions of the scale: they are interpolated between Chebyshev
-    points in its logarithm, doubled until the interpolant has converged. Scales far below the
-    largest are done one by one, as are few or scattered ones.
-    """
-    unique, inverse = np.unique(scale, return_inverse=True)
-    first, points, parts = int(np.searchsorted(unique, unique[-1] / 100)), 16, []
-    while 2 * points < len(unique) - first:
-        found = _interpolate(activation, unique[first:], degree, halvings, points)
-        if found is not None:
-            unique, parts = unique[:first], [found]
-            break
-        points *= 2
-    some = (unique[i : i + points] for i in range(0, len(unique), points))
-    direct = [_expand(activation, scales, degree, halvings) for scales in some]
-    return np.concatenate(direct + parts)[inverse]
-
-
-def _interpolate(
-    activation: AnyActivation, scale: FloatArray, degree: int, halvings: int, points: int
-) -> FloatArray | None:
-    """The expansion at increasing ``scale`` from that at ``points`` scales; None if too few."""
-    log_scale = np.log(scale)
-    middle, half = (log_scale[-1] + log_scale[0]) / 2, (log_scale[-1] - log_scale[0]) / 2
-    nodes = chebpts1(points)
-    values = _expand(activation, np.exp(middle + half * nodes), degree, halvings)
-    series = chebyshev_coefficients(points) @ values
-    size = np.sqrt(np.abs(values[:, -2]).max())
-    size = np.append(np.full(degree + 1, size), [size**2, np.abs(values[:, -1]).max()])
-    if (np.abs(series[-2:]) > TOLERANCE / 10 * size).any():
-        return None
-    return chebvander((log_scale - middle) / half, points - 1) @ series
 
 
 @cache
