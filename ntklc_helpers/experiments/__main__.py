@@ -27,7 +27,7 @@ CHAPTERS = {
         "kernel_machine",
     ],
     "14_cifar10": ["cifar10_vgg19"],
-    "16_random_pruning": ["pruning_resnet20", "pruning_resnet50"],
+    "17_random_pruning": ["pruning_resnet20", "pruning_resnet50"],
 }
 
 main = partial(command.main, RECORDS, CHAPTERS, __doc__.partition("\n\n")[0])

@@ -31,6 +31,7 @@ from .sphere import SphereKernel, sphere_kernel
 from .tiles import fill_tiles, kernel_array
 from .weights import (
     Gaussian,
+    Layered,
     MagnitudePruned,
     Pruned,
     Rademacher,

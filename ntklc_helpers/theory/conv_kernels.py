@@ -140,7 +140,9 @@ class _Network:
             value[same] = layer.square[..., parts[0]]
             slope[same] = layer.slope_square[..., parts[0]]
         if alike is not None:
-            slope[alike] = np.inf
+            # Not from a correlation, of which rounding has left half the digits.
+            known, _ = _facing(layer.square[..., ends[0]], right, len(parts), both)
+            value[alike], slope[alike] = np.broadcast_to(known, value.shape)[alike], np.inf
         for n in tangent:
             # Where nothing comes in nothing changes, however steep a jump is.
             slope[n == 0] = 0

@@ -210,6 +210,35 @@ class MagnitudePruned(Law):
         return (kept / kept.square().mean().sqrt()).numpy()
 
 
+def _laws(_: Law, attribute: Attribute, laws: tuple[Any, ...]) -> None:
+    if not laws or not all(isinstance(law, Law) for law in laws):
+        raise ValueError(f"laws must be at least one law, such as nh.theory.Gaussian(), got {laws}")
+
+
+@frozen
+class Layered(Law):
+    """A law for each hidden layer; the readout's weights are Gaussian.
+
+    Raises ValueError if they are no laws, or a network has another number of hidden layers.
+
+    Examples
+    --------
+    >>> law = nh.theory.Layered([nh.theory.Gaussian(), nh.theory.Ternary(0.75)])
+    >>> np.unique(law.draw((20, 30), seed=0, layer=2)).tolist()
+    [-2.0, 0.0, 2.0]
+    """
+
+    laws: tuple[Law, ...] = field(converter=tuple, validator=_laws)
+
+    def layers(self, n_layers: int) -> tuple[Law, ...]:
+        if len(self.laws) != n_layers:
+            raise ValueError(f"laws must be one for each of {n_layers} layers, got {self.laws}")
+        return (*self.laws, Gaussian())
+
+    def draw(self, shape: Shape, seed: int, layer: int) -> Weights:
+        return self.laws[layer - 1].draw(shape, seed, layer)
+
+
 def law_of(weights: Any, sparsity: float) -> Law:
     """The law itself, or the one that ``"gaussian"``, ``"student_t"`` … names."""
     sparsity = share("sparsity", sparsity)
