@@ -50,6 +50,12 @@ def kernels(name: str, n: int) -> Callable[[], Work]:
     return setup
 
 
+def convolutional_kernels() -> Work:
+    images = np.random.default_rng(0).normal(size=(500, 16, 16, 3))
+    layers = [nh.Conv(3), "relu", nh.Conv(3), "relu", nh.Flatten()]
+    return lambda: nh.conv_limit_kernels(images, layers)
+
+
 def finite_width() -> tuple[nh.RandomMLP, np.ndarray]:
     X = gaussian_rows(300, 300)
     acts = [nh.activation("relu")] * 2
@@ -271,6 +277,13 @@ CASES = {
         "neural-tangents ElementwiseNumerical(25), compiled",
         kernels("tanh", 1000),
         "tanh",
+        relative_difference,
+    ),
+    "conv": Case(
+        "exact CK + NTK, two 3 × 3 convolutions with relu, flattened, n = 500, 16 × 16 × 3",
+        "neural-tangents, compiled",
+        convolutional_kernels,
+        "conv",
         relative_difference,
     ),
     "finite": Case(

@@ -1,4 +1,4 @@
-"""The peer's side of two cases, in neural-tangents' own environment: CASE OUTPUT.npy REPEATS.
+"""The peer's side of three cases, in neural-tangents' own environment: CASE OUTPUT.npy REPEATS.
 
 Prints seconds and peak memory as JSON. Shares no code with the package.
 """
@@ -15,23 +15,36 @@ jax.config.update("jax_enable_x64", True)
 
 from neural_tangents import stax  # noqa: E402
 
+READOUT = stax.Dense(1, W_std=1.0, b_std=0.0)
+
+
+def fully_connected(activation, n):
+    X = np.random.default_rng(0).normal(size=(n, 800)) / np.sqrt(800)
+    layers = [layer for _ in range(3) for layer in (READOUT, activation)]
+    # Their first dense layer divides by the dimension, ours does not; the last is the readout.
+    return stax.serial(*layers, READOUT), X * np.sqrt(800)
+
+
+def convolutional():
+    images = np.random.default_rng(0).normal(size=(500, 16, 16, 3))
+    conv = stax.Conv(1, (3, 3), padding="SAME", W_std=1.0, b_std=0.0)
+    layers = [conv, stax.Relu(), conv, stax.Relu(), stax.Flatten()]
+    return stax.serial(*layers, READOUT), images
+
+
 CASES = {
-    "relu": (stax.Relu(), 4000),
-    "tanh": (stax.ElementwiseNumerical(jax.numpy.tanh, deg=25), 1000),
+    "relu": lambda: fully_connected(stax.Relu(), 4000),
+    "tanh": lambda: fully_connected(stax.ElementwiseNumerical(jax.numpy.tanh, deg=25), 1000),
+    "conv": convolutional,
 }
 
 
 def main(case: str, path: str, repeats: int) -> None:
-    activation, n = CASES[case]
-    X = np.random.default_rng(0).normal(size=(n, 800)) / np.sqrt(800)
-    dense = stax.Dense(1, W_std=1.0, b_std=0.0)
-    network = stax.serial(*[layer for _ in range(3) for layer in (dense, activation)], dense)
+    network, X = CASES[case]()
     kernel = jax.jit(network[2], static_argnums=(2,))
-    # Their first dense layer divides by the dimension, ours does not; the last is the readout.
-    scaled = X * np.sqrt(800)
 
     def work():
-        out = kernel(scaled, None, ("nngp", "ntk"))
+        out = kernel(X, None, ("nngp", "ntk"))
         return out.nngp.block_until_ready(), out.ntk.block_until_ready()
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -199,3 +199,18 @@ def test_bad_inputs_name_the_argument():
     with pytest.raises(ValueError, match="net must not have a jump.*'sigma_t'"):
         nh.empirical_ntk(jumping, data())
     assert np.isfinite(nh.empirical_ck(jumping, data())).all()
+
+
+def test_a_law_for_each_layer():
+    law = nh.theory.Layered([nh.theory.Gaussian(), nh.theory.Ternary(0.5)])
+    net = nh.RandomMLP(6, [40, 30], ["relu"] * 2, weights=law, seed=3)
+    plain = nh.RandomMLP(6, [40, 30], ["relu"] * 2, seed=3)
+    ternary = nh.RandomMLP(6, [40, 30], ["relu"] * 2, weights="ternary", sparsity=0.5, seed=3)
+    assert torch.equal(net.matrices[0], plain.matrices[0])
+    assert torch.equal(net.matrices[1], ternary.matrices[1])
+    assert torch.equal(net.readout, plain.readout)
+    with pytest.raises(ValueError, match="laws must be one for each of 3 layers"):
+        nh.RandomMLP(6, [4] * 3, ["relu"] * 3, weights=law)
+    for bad in ([], [3], ["gaussian"]):
+        with pytest.raises(ValueError, match="laws must be at least one law"):
+            nh.theory.Layered(bad)

@@ -8,11 +8,21 @@ refuses, and writes nothing.
 import sys
 from functools import partial
 
-from . import allocations, command, forecasts, kernel_machine, objectives, pruning_sweep, readouts
+from . import (
+    allocations,
+    command,
+    convolutions,
+    forecasts,
+    kernel_machine,
+    objectives,
+    pruning_sweep,
+    readouts,
+)
 
 RECORDS: command.Records = {
     "allocation": allocations.PRESETS,
     "cifar10_vgg19": readouts.PRESETS,
+    "convolutions": convolutions.PRESETS,
     "kernel_machine": kernel_machine.PRESETS,
     "objectives": objectives.PRESETS,
     **pruning_sweep.PRESETS,
@@ -27,6 +37,7 @@ CHAPTERS = {
         "kernel_machine",
     ],
     "14_cifar10": ["cifar10_vgg19"],
+    "15_convolutions": ["convolutions"],
     "17_random_pruning": ["pruning_resnet20", "pruning_resnet50"],
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -210,9 +211,11 @@ class MagnitudePruned(Law):
         return (kept / kept.square().mean().sqrt()).numpy()
 
 
-def _laws(_: Law, attribute: Attribute, laws: tuple[Any, ...]) -> None:
+def _laws(values: Iterable[Any]) -> tuple[Law, ...]:
+    laws = tuple(values)
     if not laws or not all(isinstance(law, Law) for law in laws):
         raise ValueError(f"laws must be at least one law, such as nh.theory.Gaussian(), got {laws}")
+    return laws
 
 
 @frozen
@@ -228,7 +231,7 @@ class Layered(Law):
     [-2.0, 0.0, 2.0]
     """
 
-    laws: tuple[Law, ...] = field(converter=tuple, validator=_laws)
+    laws: tuple[Law, ...] = field(converter=_laws)
 
     def layers(self, n_layers: int) -> tuple[Law, ...]:
         if len(self.laws) != n_layers:
