@@ -311,6 +311,8 @@ def test_what_else_is_refused():
         nh.theory.RandomCNN((6, 6, 2), layers, [3], scales=[1.0, 1.0])
     with pytest.raises(ValueError, match=r"shape must be \(h, w, c\), got \(6, 6\)"):
         nh.theory.RandomCNN((6, 6), layers, [3])
+    with pytest.raises(ValueError, match="dtype must be a floating-point torch.dtype"):
+        nh.theory.RandomCNN((6, 6, 2), layers, [3], dtype=torch.int32)
     net = nh.theory.RandomCNN((6, 6, 2), [SAME, STEPS, GAP], [3])
     with pytest.raises(ValueError, match="net must not have a jump, as"):
         nh.empirical_ntk(net, images)

@@ -21,7 +21,7 @@ from .._checks import FloatArray, checked, each, inside, whole
 from ..compression.readout import fit_readout
 from ..data.images import balanced_rows, normalize
 from ..matching.match import Objective, match
-from ..theory.activations import AnyActivation, activation
+from ..theory.activations import AnyActivation
 from ..theory.conv_kernels import conv_scales
 from ..theory.conv_layers import AveragePool, Conv, Flatten
 from ..theory.conv_networks import RandomCNN
@@ -45,6 +45,7 @@ SCHEMES: dict[str, tuple[tuple[bool, bool], Objective | None]] = {
     "ternary but for the first layer, matched": ((False, True), "exact"),
 }
 """Kinds of convolutional networks by name."""
+_RELUS = ("relu",) * 2
 _CONNECTED, _PIXELS = "fully connected, ReLU", "pixels alone"
 # Patches on each side of an image that the readout sees; images by which scales are found.
 _PATCHES, _MEASURED = 4, 200
@@ -95,9 +96,9 @@ class Convolutions(Study):
     def __attrs_post_init__(self) -> None:
         if len(self.channels) != 2:
             raise ValueError(f"channels must be two numbers, got {self.channels}")
-        self.layers(SHAPES[self.data][1], [activation("relu")] * 2)
+        self.layers(SHAPES[self.data][1], _RELUS)
 
-    def layers(self, side: int, activations: Sequence[AnyActivation]) -> list[Any]:
+    def layers(self, side: int, activations: Sequence[AnyActivation | str]) -> list[Any]:
         """The network's layers, for images of this side."""
         first, second = activations
         mean = AveragePool(side // (2 * _PATCHES))
@@ -119,8 +120,7 @@ class Convolutions(Study):
         """
         with begin(self, folder, device) as run:
             task = _Task.of(run.images, self.n_test, self.seed)
-            relus = [activation("relu")] * 2
-            shown = self.layers(task.X.shape[1], relus)
+            shown = self.layers(task.X.shape[1], _RELUS)
             scales = conv_scales(task.X[:_MEASURED], shown, center=True)
             rows, seconds = [], 0.0
             for scheme, draw, drawn in self._networks(task, scales, run):
@@ -136,25 +136,25 @@ class Convolutions(Study):
     ) -> Iterator[tuple[str, int, Any]]:
         """Scheme, seed, and what draws the network and tells how well it does."""
         seeds = range(self.seed, self.seed + self.n_draws)
+        by_objective: dict[str | None, Sequence[AnyActivation | str]] = {None: _RELUS}
         for scheme, (ternary, objective) in SCHEMES.items():
-            staircases: list[AnyActivation] = [activation("relu") for _ in scales]
-            if objective is not None:
-                staircases = [
-                    match(["relu"], scale, self.levels, objective).activations[0]
+            if objective is not None and objective not in by_objective:
+                by_objective[objective] = [
+                    match(_RELUS[:1], scale, self.levels, objective).activations[0]
                     for scale in scales
                 ]
+            layers = self.layers(task.X.shape[1], by_objective[objective])
             laws: list[Law] = [Ternary(self.sparsity) if one else Gaussian() for one in ternary]
             for seed in seeds:
                 net = RandomCNN(
-                    task.X.shape[1:], self.layers(task.X.shape[1], staircases), self.channels,
-                    Layered(laws), seed=seed, scales=scales, device=run.device,
+                    task.X.shape[1:], layers, self.channels, Layered(laws),
+                    seed=seed, scales=scales, device=run.device,
                 )  # fmt: skip
                 yield scheme, seed, partial(task.accuracy, net.features, self.seed)
         width = self.channels[-1] * _PATCHES**2
         for seed in seeds:
-            relus = [activation("relu")] * 2
             connected = RandomMLP(
-                task.flat.shape[1], [width] * 2, relus, 1.0, seed=seed, device=run.device
+                task.flat.shape[1], [width] * 2, _RELUS, 1.0, seed=seed, device=run.device
             )
             yield _CONNECTED, seed, partial(task.accuracy, connected.features, self.seed, True)
         yield _PIXELS, self.seed, partial(task.accuracy, torch.from_numpy, self.seed, True)

@@ -300,10 +300,8 @@ def _layer(activation: AnyActivation, variance: FloatArray, center: bool, n: int
         tau = positive("images", float(np.sqrt(variance[..., :n].mean())))
         centre = gaussian_moments(activation, tau).mean
     if activation.dual is not None:
-        (square, slope_square), mean = (
-            activation.dual.power(variance),
-            activation.dual.mean(variance),
-        )
+        square, slope_square = activation.dual.power(variance)
+        mean = activation.dual.mean(variance)
     else:
         scale = np.sqrt(variance.ravel())
         series = HermiteSeries.over(activation, scale)

@@ -121,6 +121,11 @@ class Plan:
     averaged: bool
 
     @property
+    def convolutions(self) -> tuple[Conv, ...]:
+        """All of them, in order."""
+        return tuple(step for step in self.steps if isinstance(step, Conv))
+
+    @property
     def activations(self) -> tuple[AnyActivation, ...]:
         """σ_1 … σ_L."""
         return tuple(step for step in self.steps if isinstance(step, Activation | Quantized))

@@ -17,7 +17,7 @@ from .._checks import checked, each, positive, same_length, torch_device, whole
 from .activations import refuse_jumps
 from .conv_layers import AveragePool, Conv, Plan, image_array, plan
 from .moments import gaussian_moments
-from .networks import RandomNetwork
+from .networks import RandomNetwork, floating
 from .weights import Law, law_of
 
 # Gradients held at once, numbers.
@@ -80,7 +80,7 @@ class RandomCNN(RandomNetwork):
         converter=lambda values: None if values is None else each("scales", values, positive),
     )
     device: torch.device = field(default=None, converter=torch_device)
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype = field(default=torch.float32, validator=floating)
     law: Law = field(init=False, repr=False)
     plan: Plan = field(init=False, repr=False)
 
@@ -93,7 +93,7 @@ class RandomCNN(RandomNetwork):
         return plan(self.layers, self.shape[:2])
 
     def __attrs_post_init__(self) -> None:
-        convolutions = sum(isinstance(step, Conv) for step in self.plan.steps)
+        convolutions = len(self.plan.convolutions)
         same_length("channels", self.channels, "convolutions in layers", convolutions)
         if self.scales is not None:
             activations = len(self.plan.activations)
@@ -103,7 +103,7 @@ class RandomCNN(RandomNetwork):
     @cached_property
     def _drawn(self) -> tuple[tuple[Conv, Law, tuple[int, int], int], ...]:
         """Each convolution, its law, the shape (c_ℓ, c_{ℓ−1} f²) of its weights, and ℓ."""
-        convolutions = [step for step in self.plan.steps if isinstance(step, Conv)]
+        convolutions = self.plan.convolutions
         sizes = zip(self.channels, (self.shape[2], *self.channels), convolutions, strict=False)
         shapes = [(after, before * step.size**2) for after, before, step in sizes]
         return tuple(

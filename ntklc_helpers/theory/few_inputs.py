@@ -129,7 +129,9 @@ def kernel_shifts(
     >>> first is None, bool(second.rest.itself(np.ones(1))[0] > 0)
     (True, True)
     """
-    few = [_are_few(law, d, seed) for law, d in zip(laws[1:], widths, strict=False)]
+    inputs_of = list(zip(laws[1:], widths, strict=False))
+    fourth = [_fourth(law, d, seed) for law, d in inputs_of]
+    few = [moment >= _FEW * d for moment, (_, d) in zip(fourth, inputs_of, strict=True)]
     found: list[FewInputs | None] = [None] * len(activations)
     if not any(few):
         return found
@@ -146,9 +148,9 @@ def kernel_shifts(
         gain = layer.gain[columns]
         linear = np.multiply.outer(gain, gain)[..., None]
         if i and few[i - 1]:
-            law, width = laws[i], int(widths[i - 1])
-            inputs = _sums(neurons, law, width, seed + i, rng)
-            bend = (_fourth(law, width, seed) - 3) / (6 * width)
+            width = int(widths[i - 1])
+            inputs = _sums(neurons, laws[i], width, seed + i, rng)
+            bend = (fourth[i - 1] - 3) / (6 * width)
             single = _single(activations[i], neurons, bend, known, gain)
             neurons = activations[i](inputs) - layer.centre
             known = _mean_kernel(neurons, inputs, known, len(nodes))
@@ -163,10 +165,6 @@ def kernel_shifts(
             known = infinite + apart
         root = _root(neurons)
     return found
-
-
-def _are_few(law: Law, d: float, seed: int) -> bool:
-    return _fourth(law, d, seed) >= _FEW * d
 
 
 def _fourth(law: Law, d: float, seed: int) -> float:

@@ -109,12 +109,10 @@ class HermiteSeries:
         :meth:`pair` needs to know; E σ² and E σ'² (n,), the latter infinite with a jump.
         """
         unique, inverse = np.unique(scale, return_inverse=True)
-        at_once, parts = _FEW, []
-        if isinstance(self.activation, Quantized):
-            at_once = max(1, _STEPS // len(self.activation.thresholds))
-        elif (first := int(np.searchsorted(unique, self._lowest))) < len(unique) - _FEW and (
-            self._interpolant is not None
-        ):
+        parts, steps = [], isinstance(self.activation, Quantized)
+        at_once = max(1, _STEPS // len(self.activation.breakpoints)) if steps else _FEW
+        first = int(np.searchsorted(unique, self._lowest))
+        if len(unique) - first > _FEW and not steps and self._interpolant is not None:
             place = np.log(unique[first:] / self._lowest) / np.log(self.scales[1] / self._lowest)
             parts = [chebvander(2 * place - 1, len(self._interpolant) - 1) @ self._interpolant]
             unique = unique[:first]

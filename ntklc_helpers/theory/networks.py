@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from attrs import field, frozen
+from attrs import Attribute, field, frozen
 from numpy.typing import ArrayLike, NDArray
 
 from .._checks import FloatArray, checked, positive, same_length, samples, torch_device, whole
@@ -27,6 +27,12 @@ def _widths(values: Any) -> tuple[int, ...]:
     if not widths:
         raise ValueError("widths must name at least one layer")
     return widths
+
+
+def floating(_: Any, attribute: Attribute, dtype: Any) -> None:
+    """Refuse a ``dtype`` that no weight can have."""
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"dtype must be a floating-point torch.dtype, got {dtype!r}")
 
 
 class RandomNetwork(ABC):
@@ -82,7 +88,7 @@ class RandomMLP(RandomNetwork):
     sparsity: float = 0.0
     seed: int = checked(whole, 0, 0)
     device: torch.device = field(default=None, converter=torch_device)
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype = field(default=torch.float32, validator=floating)
     law: Law = field(init=False, repr=False)
 
     @law.default
@@ -92,8 +98,6 @@ class RandomMLP(RandomNetwork):
     def __attrs_post_init__(self) -> None:
         same_length("activations", self.activations, "widths", len(self.widths))
         self.law.layers(len(self.widths))
-        if not (isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point):
-            raise ValueError(f"dtype must be a floating-point torch.dtype, got {self.dtype!r}")
 
     @cached_property
     def laws(self) -> tuple[Law, ...]:
