@@ -122,6 +122,18 @@ def samples(argument: str, values: Any, p: int | None = None) -> FloatArray:
     return found
 
 
+def image_array(argument: str, values: Any, shape: tuple[int, ...] | None = None) -> FloatArray:
+    """``values`` as images (n, h, w, c) of finite float64, of ``shape`` (h, w, c) if given."""
+    found = array(argument, values, 4)
+    if 0 in found.shape:
+        raise ValueError(f"{argument} must hold images with at least one pixel, got {found.shape}")
+    if shape is not None and found.shape[1:] != tuple(shape):
+        raise ValueError(f"{argument} must hold images of shape {shape}, got {found.shape[1:]}")
+    if not _within(found, _LARGEST):
+        raise ValueError(f"{argument} must have entries of size below {_LARGEST:g}: scale it")
+    return found
+
+
 def class_labels(argument: str, values: Any, n: int | None = None) -> NDArray[np.int64]:
     """``values`` as (n,) whole numbers 0 … K − 1 with every class present; any n by default."""
     found = labels(argument, values, n)

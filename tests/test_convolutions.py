@@ -21,6 +21,16 @@ NETWORKS = {
     "erf2_same_flatten": [SAME, "erf", SAME, "erf", FLAT],
     "relu2_avgpool_gap": [SAME, "relu", nh.AveragePool(2), SAME, "relu", GAP],
 }
+NORMALISED = [
+    SAME,
+    nh.theory.Normalize(),
+    "relu",
+    nh.AveragePool(2),
+    SAME,
+    nh.theory.Normalize(),
+    "erf",
+    FLAT,
+]
 VALID = [nh.Conv(3, padding="valid"), "relu", nh.AveragePool(3), nh.Conv(1), "erf", FLAT]
 STEPS = nh.Quantized((-0.4, 0.1, 0.9), (-0.5, 0.2, 0.6, 1.7))
 
@@ -69,7 +79,8 @@ def test_images_of_one_pixel_are_vectors(center, readout):
 
 @pytest.mark.parametrize("center", [False, True])
 @pytest.mark.parametrize(
-    "layers", [NETWORKS["relu2_avgpool_gap"], VALID, NETWORKS["erf2_same_flatten"]]
+    "layers",
+    [NETWORKS["relu2_avgpool_gap"], VALID, NETWORKS["erf2_same_flatten"], NORMALISED],
 )
 def test_between_two_sets_and_by_other_tiles(layers, center, monkeypatch, tmp_path):
     images = some_images(9, 8, 8)
@@ -143,11 +154,42 @@ def test_a_jump_makes_the_tangent_kernel_infinite():
     assert np.isfinite(K).all() and np.array_equal(np.isinf(N), infinite)
 
 
+@pytest.mark.parametrize("readout", [FLAT, GAP])
+def test_normalised_images_have_no_contrast(readout):
+    """Each position of each image at a contrast of its own: the kernels are those of equal ones."""
+    images, layers = some_images(5, 6, 6, 3), [nh.Conv(1), nh.theory.Normalize(), "gelu"]
+    layers += [SAME, nh.theory.Normalize(), STEPS, readout]
+    K, N = nh.conv_limit_kernels(images, layers, center=True)
+    faint = images * np.exp(some_images(5, 6, 6, 1, seed=1))
+    others = nh.conv_limit_kernels(faint, layers, center=True)
+    np.testing.assert_allclose(others[0], K, atol=1e-12)
+    off = ~np.eye(5, dtype=bool)
+    assert nh.theory.conv_scales(faint, layers, center=True) == pytest.approx((1, 1), abs=1e-12)
+    if readout is FLAT:
+        np.testing.assert_allclose(others[1][off], N[off], rtol=1e-9)
+
+
+def test_normalised_features_of_one_position():
+    """With one position and one layer K is a dual of cosines: arc-cosine's, of Cho and Saul."""
+    X = some_images(6, 1, 1, 5)
+    K, N = nh.conv_limit_kernels(X, [nh.Conv(1), nh.theory.Normalize(), "relu", FLAT])
+    rows = X[:, 0, 0] / np.linalg.norm(X[:, 0, 0], axis=1, keepdims=True)
+    t = np.arccos(np.clip(rows @ rows.T, -1, 1))
+    expected = (np.sin(t) + (np.pi - t) * np.cos(t)) / (2 * np.pi)
+    np.testing.assert_allclose(K, expected, atol=1e-9)
+    tangent = expected + (rows @ rows.T) * (np.pi - t) / (2 * np.pi)
+    np.testing.assert_allclose(N, tangent, atol=1e-7)
+
+
 def test_a_black_image_says_what_zero_says():
     images = some_images(2, 5, 5)
     images[0] = 0
     K, N = nh.conv_limit_kernels(images, [SAME, "relu", SAME, "relu", FLAT])
     assert np.abs(K[0]).max() < 1e-70 and np.abs(N[0]).max() < 1e-70
+    K, N = nh.conv_limit_kernels(images, [SAME, nh.theory.Normalize(), "relu", FLAT])
+    assert np.abs(K[0]).max() < 1e-70 and np.abs(N[0]).max() < 1e-70 and K[1, 1] > 0.1
+    net = nh.theory.RandomCNN((5, 5, 2), [SAME, nh.theory.Normalize(), "relu", FLAT], [4])
+    assert not net.features(images)[0].any() and net.features(images)[1].isfinite().all()
     K, _ = nh.conv_limit_kernels(images, [SAME, "cos", GAP])
     assert K[0, 0] == pytest.approx(1, abs=1e-12)
 
@@ -155,7 +197,12 @@ def test_a_black_image_says_what_zero_says():
 SIZES = st.integers(1, 3)
 CONV = st.builds(nh.Conv, SIZES, st.just(1), st.sampled_from(["same", "valid"]))
 ACT = st.sampled_from(["relu", "tanh", "erf", "abs", "sin", STEPS])
-BLOCK = st.tuples(CONV, ACT) | st.tuples(CONV, ACT, st.just(nh.AveragePool(1))) | st.tuples(CONV)
+BLOCK = (
+    st.tuples(CONV, st.just(nh.theory.Normalize()), ACT)
+    | st.tuples(CONV, ACT)
+    | st.tuples(CONV, ACT, st.just(nh.AveragePool(1)))
+    | st.tuples(CONV)
+)
 
 
 @settings(max_examples=25, deadline=None)
@@ -180,7 +227,7 @@ def test_any_network(blocks, readout, center):
 
 
 @pytest.mark.parametrize("weights", ["gaussian", nh.theory.Ternary(0.5), nh.theory.Pruned(0.3)])
-@pytest.mark.parametrize("layers", [NETWORKS["relu3_strided_flatten"], VALID])
+@pytest.mark.parametrize("layers", [NETWORKS["relu3_strided_flatten"], VALID, NORMALISED])
 def test_drawn_networks_tend_to_their_kernels(layers, weights):
     """With many channels to begin with, whatever the weights' law; as one over the root of them."""
     images = some_images(6, 8, 8, 60)
@@ -221,7 +268,7 @@ def test_few_inputs_are_not_gaussian():
 
 @pytest.mark.parametrize("weights", ["gaussian", nh.theory.Pruned(0.5)])
 @pytest.mark.parametrize(
-    "layers", [NETWORKS["relu3_strided_flatten"], NETWORKS["relu2_avgpool_gap"], VALID]
+    "layers", [NETWORKS["relu3_strided_flatten"], NETWORKS["relu2_avgpool_gap"], VALID, NORMALISED]
 )
 def test_gradients_by_brute_force(layers, weights):
     images = some_images(3, 8, 8, 2)
@@ -273,6 +320,10 @@ def test_what_the_seed_fixes():
         (
             [SAME, nh.AveragePool(2), "relu", FLAT],
             r"layers\[2\], activation 'relu', must come right",
+        ),
+        (
+            [SAME, "relu", nh.theory.Normalize(), FLAT],
+            r"layers\[2\], Normalize\(\), must come right after",
         ),
         ([SAME, FLAT, SAME, FLAT], r"layers\[1\], Flatten\(\), is a readout and must be the last"),
         (

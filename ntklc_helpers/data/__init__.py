@@ -12,5 +12,6 @@ from .images import (
     normalize,
 )
 from .mixture import PRESETS, GaussianMixture, Sample, Statistics, estimate_statistics
+from .patches import WhitenedPatches
 
 __all__ = _promised(vars())

@@ -11,10 +11,12 @@ from functools import partial
 from . import (
     allocations,
     command,
+    conv_machine,
     convolutions,
     forecasts,
     kernel_machine,
     objectives,
+    patches,
     pruning_sweep,
     readouts,
 )
@@ -22,9 +24,11 @@ from . import (
 RECORDS: command.Records = {
     "allocation": allocations.PRESETS,
     "cifar10_vgg19": readouts.PRESETS,
+    "conv_machine": conv_machine.PRESETS,
     "convolutions": convolutions.PRESETS,
     "kernel_machine": kernel_machine.PRESETS,
     "objectives": objectives.PRESETS,
+    "patches": patches.PRESETS,
     **pruning_sweep.PRESETS,
     **forecasts.PRESETS,
 }
@@ -37,7 +41,7 @@ CHAPTERS = {
         "kernel_machine",
     ],
     "14_cifar10": ["cifar10_vgg19"],
-    "15_convolutions": ["convolutions"],
+    "15_convolutions": ["convolutions", "patches", "conv_machine"],
     "17_random_pruning": ["pruning_resnet20", "pruning_resnet50"],
 }
 

@@ -5,7 +5,7 @@ from .activations import Activation, Quantized, activation, activation_names, si
 from .angle import angle_series, polynomial_equivalent
 from .coefficients import propagate, published_kappa_squared
 from .conv_kernels import conv_limit_kernels, conv_scales
-from .conv_layers import AveragePool, Conv, Flatten, GlobalAveragePool
+from .conv_layers import AveragePool, Conv, Flatten, GlobalAveragePool, Normalize
 from .conv_networks import RandomCNN
 from .equivalents import ck_equivalent, ntk_equivalent
 from .forecast import Forecast, Forecaster, forecast

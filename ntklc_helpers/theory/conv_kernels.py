@@ -19,9 +19,9 @@ from attrs import field, frozen
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
-from .._checks import positive
+from .._checks import image_array, positive
 from .activations import AnyActivation
-from .conv_layers import AveragePool, Conv, Plan, image_array, plan
+from .conv_layers import AveragePool, Conv, Normalize, Plan, plan
 from .duals import TINY, FloatArray, Pair
 from .hermite import HermiteSeries
 from .infinite import result_arrays
@@ -72,11 +72,14 @@ class _Layer:
 
 @frozen(eq=False)
 class _Network:
-    """A plan with what is known of each activation, for all images (h, w, N, c) at hand."""
+    """A plan with what is known of each activation, for all images (h, w, N, c) at hand, and the
+    root of the variance (h, w, N) that each normalisation divides by.
+    """
 
     plan: Plan
     images: FloatArray
     layers: list[_Layer] = field(factory=list)
+    sizes: list[FloatArray] = field(factory=list)
 
     def pairs(self, step: int) -> bool:
         """Whether entries before a step are between any two positions, not the same alone."""
@@ -90,7 +93,8 @@ class _Network:
         (…, m) of images each with itself, if ``parts`` is one slice.
         """
         c = self._products(parts, self.pairs(0))
-        kernels, known = [c, c.copy()] if ntk else [c], iter(self.layers)
+        kernels = [c, c.copy()] if ntk else [c]
+        known, sizes = iter(self.layers), iter(self.sizes)
         for i, step in enumerate(self.plan.steps[:end]):
             both = self.pairs(i)
             if isinstance(step, Conv):
@@ -98,6 +102,12 @@ class _Network:
             elif isinstance(step, AveragePool):
                 kept = self.pairs(i + 1) if end is None else i + 1 < end
                 kernels = [_pooled(step, kernel, kept) for kernel in kernels]
+            elif isinstance(step, Normalize):
+                size = next(sizes)
+                ends = size[..., parts[0]], size[..., parts[-1]]
+                for one in _facing(*ends, len(parts), both):
+                    for kernel in kernels:
+                        kernel /= one
             else:
                 kernels = self._activated(next(known), kernels, parts, both)
         return kernels
@@ -168,8 +178,9 @@ def conv_limit_kernels(
     ----------
     images : (n, h, w, c) array
     layers : sequence
-        ``nh.Conv(…)``, each with an activation after it or not, ``nh.AveragePool(…)``, and at the
-        end a readout, ``nh.Flatten()`` or ``nh.GlobalAveragePool()``. Activations as for
+        ``nh.Conv(…)``, each with ``nh.theory.Normalize()`` after it or not and an activation or
+        not, ``nh.AveragePool(…)``, and at the end a readout, ``nh.Flatten()`` or
+        ``nh.GlobalAveragePool()``. Activations as for
         :func:`~ntklc_helpers.theory.infinite.limit_kernels`, staircases included.
     Z : (m, h, w, c) array, optional
         The kernels between the images and these, instead of those among the images.
@@ -288,6 +299,10 @@ def _prepare(network: _Network, center: bool, n: int, memory: float) -> None:
             parts = (slice(at, at + most) for at in range(0, X.shape[2], most))
             found = [network.through((part,), False, i + 1)[0] for part in parts]
             variance = np.concatenate(found, axis=-1)
+        elif isinstance(step, Normalize):
+            size = np.sqrt(np.maximum(variance, TINY))
+            network.sizes.append(size)
+            variance = (variance / size) / size
         else:
             layer = _layer(step, variance, center, n)
             network.layers.append(layer)

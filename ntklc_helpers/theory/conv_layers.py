@@ -6,17 +6,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 from attrs import frozen
-from numpy.typing import ArrayLike
 
-from .._checks import FloatArray, array, checked, one_of, whole
+from .._checks import checked, one_of, whole
 from .activations import Activation, AnyActivation, Quantized, activation, activation_names
 
 Grid = tuple[int, int]
-
-# Squares of larger ones overflow.
-_LARGEST = 1e100
 
 
 @frozen
@@ -58,6 +53,21 @@ class Conv:
         if (length - self.size * (self.padding == "valid")) % self.stride:
             return f"has a stride that does not divide its input, of side {length}"
         return ""
+
+
+@frozen
+class Normalize:
+    """Every position's channels are divided by the root of their mean square, right after ``Conv``.
+
+    Then every activation sees the same scale, τ = 1, at every position of every image; a position
+    that sees nothing but zeros keeps them.
+
+    Examples
+    --------
+    >>> layers = [nh.Conv(3), nh.theory.Normalize(), "relu", nh.Flatten()]
+    >>> nh.conv_limit_kernels(np.ones((1, 4, 4, 1)), layers)[0]
+    array([[0.5]])
+    """
 
 
 @frozen
@@ -107,7 +117,7 @@ class GlobalAveragePool:
     """
 
 
-Step = Conv | AveragePool | Activation | Quantized
+Step = Conv | Normalize | AveragePool | Activation | Quantized
 
 
 @frozen
@@ -134,8 +144,8 @@ class Plan:
 def plan(layers: Any, grid: Grid) -> Plan:
     """The layers as a plan for images of these sides.
 
-    Raises ValueError, which names the layer, if they are not convolutions, each with an activation
-    or not, and poolings, with a readout at the end; or if sizes do not fit.
+    Raises ValueError, which names the layer, if they are not convolutions, each normalised or not
+    and with an activation or not, and poolings, with a readout at the end; or if sizes do not fit.
 
     Examples
     --------
@@ -146,7 +156,7 @@ def plan(layers: Any, grid: Grid) -> Plan:
     """
     if not isinstance(layers, Sequence) or isinstance(layers, str) or not len(layers):
         raise ValueError(f"layers must be a sequence of nh.Conv(…) and so on, got {layers!r}")
-    known = Conv | AveragePool | Activation | Quantized | Flatten | GlobalAveragePool
+    known = Step | Flatten | GlobalAveragePool
     for i, one in enumerate(layers):
         if not isinstance(one, known) and one not in activation_names():
             raise ValueError(f"layers[{i}] must be a layer or an activation, got {one!r}")
@@ -158,10 +168,15 @@ def plan(layers: Any, grid: Grid) -> Plan:
             raise ValueError(
                 f"layers[{i - 1}], {before!r}, is a readout and must be the last layer"
             )
-        if isinstance(one, Activation | Quantized) and not isinstance(before, Conv):
+        name = f"activation {one.name!r}" if isinstance(one, Activation | Quantized) else repr(one)
+        if isinstance(one, Normalize) and not isinstance(before, Conv):
             raise ValueError(
-                f"layers[{i}], activation {one.name!r}, must come right after nh.Conv(…), not "
-                f"after {before!r}"
+                f"layers[{i}], {name}, must come right after nh.Conv(…), not after {before!r}"
+            )
+        if isinstance(one, Activation | Quantized) and not isinstance(before, Conv | Normalize):
+            raise ValueError(
+                f"layers[{i}], {name}, must come right after nh.Conv(…), or its normalisation, "
+                f"not after {before!r}"
             )
     *steps, last = found
     if not isinstance(last, Flatten | GlobalAveragePool):
@@ -178,17 +193,3 @@ def plan(layers: Any, grid: Grid) -> Plan:
             h, w = step.output(h), step.output(w)
         grids.append((h, w))
     return Plan(tuple(steps), tuple(grids), isinstance(last, GlobalAveragePool))
-
-
-def image_array(
-    argument: str, values: ArrayLike, shape: tuple[int, ...] | None = None
-) -> FloatArray:
-    """``values`` as images (n, h, w, c) of float64, finite; of ``shape`` (h, w, c), if given."""
-    found = array(argument, values, 4)
-    if 0 in found.shape:
-        raise ValueError(f"{argument} must hold images with at least one pixel, got {found.shape}")
-    if shape is not None and found.shape[1:] != tuple(shape):
-        raise ValueError(f"{argument} must hold images of shape {shape}, got {found.shape[1:]}")
-    if np.abs(found).max() > _LARGEST:
-        raise ValueError(f"{argument} must have entries of size below {_LARGEST:g}: scale it")
-    return found

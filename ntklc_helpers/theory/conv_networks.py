@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
-from itertools import count
+from itertools import count, zip_longest
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from attrs import field, frozen
 from numpy.typing import ArrayLike
 
-from .._checks import checked, each, positive, same_length, torch_device, whole
+from .._checks import checked, each, image_array, positive, same_length, torch_device, whole
 from .activations import refuse_jumps
-from .conv_layers import AveragePool, Conv, Plan, image_array, plan
+from .conv_layers import AveragePool, Conv, Normalize, Plan, plan
 from .moments import gaussian_moments
 from .networks import RandomNetwork, floating
 from .weights import Law, law_of
@@ -147,18 +147,23 @@ class RandomCNN(RandomNetwork):
         """Features (n, d) of h (n, c, h, w); what comes into each convolution, with its zeros, and
         what comes out of it, go to ``seen``.
         """
-        filters, centres = iter(self.filters), iter(self.centres)
-        for step in self.plan.steps:
+        filters, centres, u = iter(self.filters), iter(self.centres), h
+        for step, then in zip_longest(self.plan.steps, self.plan.steps[1:]):
             if isinstance(step, Conv):
                 (top, bottom), (left, right) = map(step.zeros, h.shape[2:])
                 h = F.pad(h, (left, right, top, bottom))
                 u = F.conv2d(h, next(filters), stride=step.stride) / step.size
                 seen.append((h, u))
-                h = u / u.shape[1] ** 0.5
+            elif isinstance(step, Normalize):
+                square = (u * u).mean(dim=1, keepdim=True)
+                u = u / torch.where(square > 0, square, 1.0).sqrt()
             elif isinstance(step, AveragePool):
                 h = F.avg_pool2d(h, step.size)
+                continue
             else:
-                h = (step(seen[-1][1]) - next(centres)) / h.shape[1] ** 0.5
+                u = step(u) - next(centres)
+            if then is None or isinstance(then, Conv | AveragePool):
+                h = u / u.shape[1] ** 0.5
         if self.plan.averaged:
             return h.mean(dim=(2, 3))
         return h.flatten(1) / (h.shape[2] * h.shape[3]) ** 0.5
