@@ -59,10 +59,10 @@ class ConvMachine(Study):
     Examples
     --------
     >>> ConvMachine(data="digits", n_train=100).n_test
-    2000
+    1000
     """
 
-    n_test: int = checked(whole, 2000)
+    n_test: int = checked(whole, 1000)
     ridges: Sequence[float] = checked(
         each, tuple(float(10.0**k) for k in np.arange(-7, -2.5, 0.5)), positive
     )
