@@ -1,6 +1,6 @@
-"""Kernel ridge regression with exact kernels of convolutional networks, flattened.
+"""Kernel ridge regression with the exact kernels of a convolutional network, flattened.
 
-Beside them is the fully connected network of as many layers. The penalty is chosen on a part of the
+Beside it is the fully connected network of as many layers. The penalty is chosen on a part of the
 training images that is held out.
 """
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from .._checks import FloatArray, checked, each, positive, whole
 from ..data.images import balanced_rows, normalize
 from ..theory.conv_kernels import conv_limit_kernels
-from ..theory.conv_layers import Conv, Flatten, Normalize
+from ..theory.conv_layers import Conv, Flatten
 from ..theory.infinite import limit_kernels
 from ..theory.ridge import kernel_ridge
 from .convolutions import standardised
@@ -33,11 +33,7 @@ __all__ = ["NETWORKS", "PRESETS", "ConvMachine"]
 
 log = logging.getLogger(__name__)
 
-_BLOCKS = {
-    "two convolutions": [Conv(3), "relu"],
-    "two convolutions, normalised": [Conv(3), Normalize(), "relu"],
-}
-NETWORKS = (*_BLOCKS, "fully connected")
+NETWORKS = ("two convolutions", "fully connected")
 """Networks whose kernels are fitted."""
 _RANK = 2000
 
@@ -85,10 +81,8 @@ class ConvMachine(Study):
             task = _Task.of(run.images, self.n_test, self.seed)
             rows, about, seconds = [], {}, 0.0
             for name in NETWORKS:
-                found = run.once(
-                    f"network-{name.replace(',', '').replace(' ', '-')}",
-                    partial(self._fit, task, name),
-                )
+                stage = f"network-{name.replace(' ', '-')}"
+                found = run.once(stage, partial(self._fit, task, name))
                 rows += found["rows"]
                 about[name] = found["about"]
                 seconds += found["seconds"]
@@ -128,8 +122,8 @@ class _Task:
     def kernels(self, name: str, memory: float, against: str | None) -> Any:
         """CK and NTK among the training images, or between them and the test images."""
         X, others = self.X, None if against is None else self.X_test
-        if name in _BLOCKS:
-            layers = [*_BLOCKS[name] * 2, Flatten()]
+        if name == NETWORKS[0]:
+            layers = [Conv(3), "relu"] * 2 + [Flatten()]
             how: Any = {"center": True, "memory": memory * 2**30, "progress": True}
             return conv_limit_kernels(X, layers, Z=others, **how)
         rows = X.reshape(len(X), -1)
