@@ -99,6 +99,22 @@ def test_quantized_is_a_lookup(thresholds, levels, t):
     assert act.derivative(t) == 0.0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("count", [1, 15, 64, 65, 255])
+def test_many_entries_are_looked_up_alike(count, dtype):
+    """Counted or searched for: of long and of empty arrays, and where an entry is a threshold."""
+    generator = torch.Generator().manual_seed(count)
+    thresholds = torch.randn(count, generator=generator).to(torch.bfloat16).unique()
+    levels = torch.randn(len(thresholds) + 1, generator=generator, dtype=torch.float64)
+    act = nh.Quantized(thresholds.tolist(), levels.tolist())
+    entries = torch.cat([torch.randn(40_000, generator=generator), thresholds.float().repeat(9)])
+    entries = entries.to(dtype)[:, None].expand(-1, 3)
+    expected = levels.to(dtype)[torch.searchsorted(thresholds.to(dtype), entries.contiguous())]
+    found = act(entries)
+    assert found.dtype == dtype and torch.equal(found, expected)
+    assert act(entries[:0]).shape == (0, 3) and act(entries[0, 0]).shape == ()
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
