@@ -11,7 +11,7 @@ from ntklc_helpers.experiments.convolutions import standardised
 from ntklc_helpers.experiments.images import load_pair
 from ntklc_helpers.experiments.records import read_record
 
-SMALL = attrs.evolve(PRESETS["smoke"], n_train=120, n_test=150)
+SMALL = attrs.evolve(PRESETS["conv_machine"]["smoke"], n_train=120, n_test=150)
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from ntklc_helpers.experiments.patches import KMEANS, PRESETS, SCHEMES, TRAINED,
 from ntklc_helpers.experiments.records import read_record
 
 SMALL = attrs.evolve(
-    PRESETS["smoke"], n_train=150, n_test=120, channels=6, levels=8,
-    training=attrs.evolve(PRESETS["smoke"].training, steps=20, batch_size=50),
+    PRESETS["patches"]["smoke"], n_train=150, n_test=120, channels=6, levels=8,
+    training=attrs.evolve(PRESETS["patches"]["smoke"].training, steps=20, batch_size=50),
 )  # fmt: skip
 
 

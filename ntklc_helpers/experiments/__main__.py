@@ -24,11 +24,11 @@ from . import (
 RECORDS: command.Records = {
     "allocation": allocations.PRESETS,
     "cifar10_vgg19": readouts.PRESETS,
-    "conv_machine": conv_machine.PRESETS,
     "convolutions": convolutions.PRESETS,
     "kernel_machine": kernel_machine.PRESETS,
     "objectives": objectives.PRESETS,
-    "patches": patches.PRESETS,
+    **conv_machine.PRESETS,
+    **patches.PRESETS,
     **pruning_sweep.PRESETS,
     **forecasts.PRESETS,
 }
@@ -41,7 +41,7 @@ CHAPTERS = {
         "kernel_machine",
     ],
     "14_cifar10": ["cifar10_vgg19"],
-    "15_convolutions": ["convolutions", "patches", "conv_machine"],
+    "15_convolutions": ["convolutions", *patches.PRESETS, *conv_machine.PRESETS],
     "17_random_pruning": ["pruning_resnet20", "pruning_resnet50"],
 }
 

@@ -155,9 +155,10 @@ class _Task:
         return {"accuracy": accuracy, "validation": held[best], "ridge": ridges[best]}
 
 
+_SMOKE = ConvMachine(data="digits", n_train=100, n_test=100)
+
 PRESETS = {
-    "paper": ConvMachine(data="cifar10", n_train=5000),
-    "cpu": ConvMachine(data="cifar10", n_train=300, n_test=300),
-    "smoke": ConvMachine(data="digits", n_train=100, n_test=100),
+    "conv_machine": {"paper": ConvMachine(data="cifar10", n_train=5000), "smoke": _SMOKE},
+    "conv_machine_mnist": {"paper": ConvMachine(data="mnist", n_train=2000), "smoke": _SMOKE},
 }
-"""Studies by name; the first is the record."""
+"""Of each record, the studies by name."""

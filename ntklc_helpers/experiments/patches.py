@@ -234,15 +234,26 @@ _TRAINING = TrainingSettings(
     steps=30 * 78, augment=True, schedule="one_cycle", nesterov=True, weight_decay=5e-4
 )
 
+_SMOKE = Patches(
+    data="digits", n_train=600, size=3, channels=32, n_draws=2, network="vgg_tiny",
+    training=evolve(_TRAINING, steps=40, batch_size=64, augment=False),
+)  # fmt: skip
+
 PRESETS = {
-    "paper": Patches(data="cifar10", n_train=10_000, training=_TRAINING),
-    "cpu": Patches(
-        data="cifar10", n_train=2000, n_test=2000, channels=128,
-        training=evolve(_TRAINING, steps=20 * 15),
-    ),
-    "smoke": Patches(
-        data="digits", n_train=600, size=3, channels=32, n_draws=2, network="vgg_tiny",
-        training=evolve(_TRAINING, steps=40, batch_size=64, augment=False),
-    ),
+    "patches": {
+        "paper": Patches(data="cifar10", n_train=10_000, training=_TRAINING),
+        "cpu": Patches(
+            data="cifar10", n_train=2000, n_test=2000, channels=128,
+            training=evolve(_TRAINING, steps=20 * 15),
+        ),
+        "smoke": _SMOKE,
+    },
+    "patches_mnist": {
+        "paper": Patches(
+            data="mnist", n_train=10_000, size=5, channels=128,
+            training=evolve(_TRAINING, steps=10 * 78),
+        ),
+        "smoke": _SMOKE,
+    },
 }  # fmt: skip
-"""Studies by name; the first is the record."""
+"""Of each record, the studies by name."""
