@@ -395,7 +395,7 @@ def test_pairs_of_a_staircase_against_quadrature(thresholds, a, b, rho):
     steps = nh.Quantized(thresholds, np.cos(np.arange(len(thresholds) + 1)))
     found = staircase_pair(steps, *(np.array([x]) for x in (a, b, rho)))
     if rho:
-        expected = pair_expectation(steps, a, b, rho, 4)
+        expected = pair_expectation(steps, a, b, rho, 2)
         np.testing.assert_allclose(np.ravel(found), expected, rtol=1e-9, atol=1e-11)
     else:
         g, h = (nh.gaussian_moments(steps, scale) for scale in (a, b))
