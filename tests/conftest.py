@@ -20,6 +20,14 @@ def smoke_book():
     return books.smoke_book()
 
 
+@pytest.fixture(scope="module")
+def fewer_neurons():
+    """Where forecasts are compared with forecasts, what few inputs do may be measured roughly."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ntklc_helpers.theory.few_inputs._NEURONS", 2000)
+        yield
+
+
 @pytest.fixture
 def stop_at(monkeypatch):
     """Interrupts a function at some of its calls, counted from 1; all calls' arguments are told."""

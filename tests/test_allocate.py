@@ -10,6 +10,8 @@ from ntklc_helpers.compression import Readout, allocation_front, pack_ternary, p
 from ntklc_helpers.compression.allocate import Price
 from ntklc_helpers.theory.forecast import Forecaster
 
+pytestmark = pytest.mark.usefixtures("fewer_neurons")
+
 DIGITS = nh.load_digits(classes=(1, 3, 8), n=90, seed=0)
 X, Y = nh.normalize(DIGITS.X), DIGITS.labels
 RELUS = ["relu"] * 2
