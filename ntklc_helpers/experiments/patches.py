@@ -231,7 +231,7 @@ class _Task:
 
 
 _TRAINING = TrainingSettings(
-    steps=30 * 78, augment=True, schedule="one_cycle", nesterov=True, weight_decay=5e-4
+    steps=20 * 78, augment=True, schedule="one_cycle", nesterov=True, weight_decay=5e-4
 )
 
 _SMOKE = Patches(
@@ -241,17 +241,19 @@ _SMOKE = Patches(
 
 PRESETS = {
     "patches": {
-        "paper": Patches(data="cifar10", n_train=10_000, training=_TRAINING),
+        "paper": Patches(
+            data="cifar10", n_train=10_000, network="vgg_small", training=_TRAINING
+        ),
         "cpu": Patches(
-            data="cifar10", n_train=2000, n_test=2000, channels=128,
+            data="cifar10", n_train=2000, n_test=2000, channels=128, network="vgg_small",
             training=evolve(_TRAINING, steps=20 * 15),
         ),
         "smoke": _SMOKE,
     },
     "patches_mnist": {
         "paper": Patches(
-            data="mnist", n_train=10_000, size=5, channels=128,
-            training=evolve(_TRAINING, steps=10 * 78),
+            data="mnist", n_train=10_000, size=5, channels=128, network="resnet_8",
+            training=evolve(_TRAINING, steps=10 * 78, augment=False),
         ),
         "smoke": _SMOKE,
     },
