@@ -113,6 +113,8 @@ def test_many_entries_are_looked_up_alike(count, dtype):
     found = act(entries)
     assert found.dtype == dtype and torch.equal(found, expected)
     assert act(entries[:0]).shape == (0, 3) and act(entries[0, 0]).shape == ()
+    # However it is looked up.
+    assert act(torch.tensor([float("nan")], dtype=dtype)) == levels.to(dtype)[-1]
 
 
 @pytest.mark.parametrize(

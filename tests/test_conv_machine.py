@@ -9,7 +9,8 @@ from ntklc_helpers.experiments import conv_machine
 from ntklc_helpers.experiments.conv_machine import NETWORKS, PRESETS, ConvMachine
 from ntklc_helpers.experiments.convolutions import standardised
 from ntklc_helpers.experiments.images import load_pair
-from ntklc_helpers.experiments.records import read_record
+from ntklc_helpers.experiments.records import find_record, read_record
+from ntklc_helpers.experiments.runs import preset_of
 
 SMALL = attrs.evolve(PRESETS["conv_machine"]["smoke"], n_train=120, n_test=150)
 
@@ -60,3 +61,12 @@ def test_settings_that_are_none():
     ]:
         with pytest.raises(ValueError, match=message):
             ConvMachine(data="digits", **change)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_record_is_of_the_first_preset(name):
+    record = find_record(name)
+    assert preset_of(record.settings, PRESETS[name]) == "paper"
+    # What is promised of 5,000 images of 32 × 32 × 3.
+    took = record.findings["networks"][NETWORKS[0]]
+    assert took["peak_gigabytes"] < 4 and took["seconds"] < 3600

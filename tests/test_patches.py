@@ -12,7 +12,8 @@ from ntklc_helpers.experiments import patches
 from ntklc_helpers.experiments.convolutions import standardised
 from ntklc_helpers.experiments.images import load_pair
 from ntklc_helpers.experiments.patches import KMEANS, PRESETS, SCHEMES, TRAINED, Patches
-from ntklc_helpers.experiments.records import read_record
+from ntklc_helpers.experiments.records import find_record, read_record
+from ntklc_helpers.experiments.runs import preset_of
 
 SMALL = attrs.evolve(
     PRESETS["patches"]["smoke"], n_train=150, n_test=120, channels=6, levels=8,
@@ -161,3 +162,13 @@ def test_the_triangle_by_hand(monkeypatch):
 def test_settings_that_are_none(change, message):
     with pytest.raises(ValueError, match=message):
         Patches(**{"data": "digits", "size": 3, "network": "vgg_tiny"} | change)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_record_is_of_the_first_preset(name):
+    record = find_record(name)
+    assert preset_of(record.settings, PRESETS[name]) == "paper"
+    mean = record.table.groupby("scheme")["accuracy"].mean()
+    # What is promised of random filters, ternary and matched.
+    assert mean["ternary, matched"] > mean["dense, ReLU"] - 0.5
+    assert mean["dense, ReLU"] > {"patches": 60, "patches_mnist": 97}[name]

@@ -11,7 +11,7 @@ from .._checks import SAME, FloatArray, checked, image_array, positive, samples,
 
 @frozen
 class WhitenedPatches:
-    """What Coates, Lee and Ng (2011) do to images before any filter: patches, contrast, whitening.
+    """What Coates, Ng and Lee (2011) do to images before any filter: patches, contrast, whitening.
 
     Every ``size`` × ``size`` patch, at steps of ``stride``, has its mean taken off and is divided
     by √(its variance + ``floor``); then comes the whitening of patches that :meth:`fit` has seen.

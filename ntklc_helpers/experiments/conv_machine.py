@@ -38,6 +38,10 @@ NETWORKS = ("two convolutions", "fully connected")
 _RANK = 2000
 
 
+def _grid(lowest: int) -> tuple[float, ...]:
+    return tuple(float(10.0**k) for k in np.arange(lowest, -2.5, 0.5))
+
+
 @frozen(kw_only=True)
 class ConvMachine(Study):
     """How many images; the data are told as to every study, ``n_train`` of them trained on.
@@ -59,9 +63,7 @@ class ConvMachine(Study):
     """
 
     n_test: int = checked(whole, 1000)
-    ridges: Sequence[float] = checked(
-        each, tuple(float(10.0**k) for k in np.arange(-7, -2.5, 0.5)), positive
-    )
+    ridges: Sequence[float] = checked(each, _grid(-7), positive)
     memory: float = checked(positive, 1.0)
 
     def run(self, folder: str | os.PathLike | None = None) -> Record:
@@ -75,7 +77,7 @@ class ConvMachine(Study):
         Record
             A row for each network and kernel: ``accuracy`` in percent on the test images and of
             the images held out, the ``ridge``. ``findings["networks"]``: seconds that both kernels
-            took among the training images, and peak gigabytes of memory, data included.
+            took among the training images, and the peak of the process's memory until then in GiB.
         """
         with begin(self, folder, "cpu") as run:
             task = _Task.of(run.images, self.n_test, self.seed)
@@ -159,6 +161,9 @@ _SMOKE = ConvMachine(data="digits", n_train=100, n_test=100)
 
 PRESETS = {
     "conv_machine": {"paper": ConvMachine(data="cifar10", n_train=5000), "smoke": _SMOKE},
-    "conv_machine_mnist": {"paper": ConvMachine(data="mnist", n_train=2000), "smoke": _SMOKE},
+    "conv_machine_mnist": {
+        "paper": ConvMachine(data="mnist", n_train=2000, ridges=_grid(-10)),
+        "smoke": _SMOKE,
+    },
 }
 """Of each record, the studies by name."""

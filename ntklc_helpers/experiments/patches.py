@@ -3,7 +3,7 @@
 Images become patches of one contrast, whitened; filters see one patch each, what comes out is
 normalised, so that every activation sees τ = 1 everywhere, and is averaged over 3 × 3 regions. Only
 a ridge readout is trained. Beside random filters, dense and ternary, are what a practitioner would
-take: k-means on the same patches (Coates, Lee and Ng, 2011), and a small network that is trained.
+take: k-means on the same patches (Coates, Ng and Lee, 2011), and a small network that is trained.
 """
 
 from __future__ import annotations
@@ -174,7 +174,10 @@ class _Task:
         return self._read(lambda patches: net.features(patches, _BATCH).cpu())
 
     def clustered(self, seed: int) -> dict[str, Any]:
-        """Of centres of k-means: features are max(0, mean distance − distance), the triangle."""
+        """Of centres of k-means, by batches of some of the patches, from one start.
+
+        Features are max(0, mean distance − distance), Coates and Ng's triangle.
+        """
         from sklearn.cluster import MiniBatchKMeans
 
         rng = np.random.default_rng(seed)

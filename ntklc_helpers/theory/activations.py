@@ -138,16 +138,16 @@ _COUNTED, _BLOCK = 64, 2**15
 
 
 def _counted(x: NDArray, thresholds: NDArray, levels: NDArray) -> NDArray:
-    """``levels`` at the number of thresholds below each entry of x."""
-    found = np.empty_like(x)
+    """``levels`` at the number of thresholds below each entry of x; at all of them for NaN."""
+    found, levels = np.empty_like(x), levels[::-1].copy()
     passed, count = np.empty(_BLOCK, bool), np.empty(_BLOCK, np.uint8)
     for start in range(0, len(x), _BLOCK):
         some = x[start : start + _BLOCK]
-        above, total = passed[: len(some)], count[: len(some)]
+        below, total = passed[: len(some)], count[: len(some)]
         total.fill(0)
         for threshold in thresholds:
-            np.greater(some, threshold, out=above)
-            np.add(total, above.view(np.uint8), out=total)
+            np.less_equal(some, threshold, out=below)
+            np.add(total, below.view(np.uint8), out=total)
         # "clip" writes into place; the default would copy first.
         np.take(levels, total, out=found[start : start + _BLOCK], mode="clip")
     return found

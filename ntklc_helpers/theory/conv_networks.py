@@ -36,7 +36,8 @@ class RandomCNN(RandomNetwork):
     """A convolutional network with random weights of mean 0 and variance 1, without biases.
 
     A convolution with filters of f × f gives u = W * h / f, and an activation the next
-    h = (σ(u) − m)/√c, c its channels; the first h are the images over √c. Features are the last h,
+    h = (σ(u) − m)/√c, c its channels; a normalisation divides u by the root of its mean square over
+    channels. The first h are the images over √c. Features are the last h,
     of every position over √(h w) with a readout by ``nh.Flatten``, or their means.
 
     Parameters
