@@ -162,7 +162,7 @@ _SMOKE = ConvMachine(data="digits", n_train=100, n_test=100)
 PRESETS = {
     "conv_machine": {"paper": ConvMachine(data="cifar10", n_train=5000), "smoke": _SMOKE},
     "conv_machine_mnist": {
-        "paper": ConvMachine(data="mnist", n_train=2000, ridges=_grid(-10)),
+        "paper": ConvMachine(data="mnist", n_train=2000, ridges=_grid(-8)),
         "smoke": _SMOKE,
     },
 }
