@@ -84,19 +84,19 @@ class ConvMachine(Study):
             rows, about, seconds = [], {}, 0.0
             for name in NETWORKS:
                 stage = f"network-{name.replace(' ', '-')}"
-                found = run.once(stage, partial(self._fit, task, name))
+                found = run.once(stage, partial(self._fit, task, name, run.folder is not None))
                 rows += found["rows"]
                 about[name] = found["about"]
                 seconds += found["seconds"]
                 log.info("%s: %s", name, [round(row["accuracy"], 2) for row in found["rows"]])
             return run.record(rows, {"networks": seconds}, networks=about)
 
-    def _fit(self, task: _Task, name: str) -> dict[str, Any]:
+    def _fit(self, task: _Task, name: str, shown: bool) -> dict[str, Any]:
         start = time.perf_counter()
-        kernels = task.kernels(name, self.memory, None)
+        kernels = task.kernels(name, self.memory, shown)
         took = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        across = task.kernels(name, self.memory, "test")
+        across = task.kernels(name, self.memory, shown, task.X_test)
         rows = [
             {"network": name, "kernel": kernel} | task.accuracy(K, K_test, self.ridges, self.seed)
             for kernel, K, K_test in zip(("CK", "NTK"), kernels, across, strict=True)
@@ -121,19 +121,21 @@ class _Task:
         )
         return cls(X, images.y, X_test, images.y_test[some])
 
-    def kernels(self, name: str, memory: float, against: str | None) -> Any:
-        """CK and NTK among the training images, or between them and the test images."""
-        X, others = self.X, None if against is None else self.X_test
+    def kernels(
+        self, name: str, memory: float, shown: bool, against: FloatArray | None = None
+    ) -> Any:
+        """CK and NTK among the training images, or between them and others; progress is shown."""
+        X = self.X
         if name == NETWORKS[0]:
             layers = [Conv(3), "relu"] * 2 + [Flatten()]
-            how: Any = {"center": True, "memory": memory * 2**30, "progress": True}
-            return conv_limit_kernels(X, layers, Z=others, **how)
+            how: Any = {"center": True, "memory": memory * 2**30, "progress": shown}
+            return conv_limit_kernels(X, layers, Z=against, **how)
         rows = X.reshape(len(X), -1)
         flat = normalize(rows)
-        if others is None:
+        if against is None:
             return limit_kernels(flat, ["relu"] * 2, tau0=1.0)
         return limit_kernels(
-            flat, ["relu"] * 2, Z=normalize(others.reshape(len(others), -1), rows), tau0=1.0
+            flat, ["relu"] * 2, Z=normalize(against.reshape(len(against), -1), rows), tau0=1.0
         )
 
     def accuracy(
