@@ -35,7 +35,7 @@ $(EXECUTED): book/notebooks/%.ipynb: notebooks/%.ipynb build/parameters/%.json b
 
 # Records of long runs are shown beside what runs here.
 book/notebooks/14_cifar10.ipynb: $(wildcard book/results/cifar10_*)
-book/notebooks/15_convolutions.ipynb: $(wildcard book/results/convolutions.*)
+book/notebooks/15_convolutions.ipynb: $(wildcard $(addprefix book/results/,convolutions.* patches*.* conv_machine*.*))
 book/notebooks/16_bytes_and_inference.ipynb: $(wildcard book/results/inference.*)
 book/notebooks/17_random_pruning.ipynb: $(wildcard book/results/pruning_*)
 
