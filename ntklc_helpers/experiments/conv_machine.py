@@ -19,13 +19,12 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from .._checks import FloatArray, checked, each, positive, whole
-from ..data.images import balanced_rows, normalize
+from ..data.images import normalize
 from ..theory.conv_kernels import conv_limit_kernels
 from ..theory.conv_layers import Conv, Flatten
 from ..theory.infinite import limit_kernels
 from ..theory.ridge import kernel_ridge
-from .convolutions import standardised
-from .images import Images
+from .convolutions import standardised_pair
 from .records import Record
 from .runs import Study, begin
 
@@ -80,7 +79,7 @@ class ConvMachine(Study):
             took among the training images, and the peak of the process's memory until then in GiB.
         """
         with begin(self, folder, "cpu") as run:
-            task = _Task.of(run.images, self.n_test, self.seed)
+            task = _Task(*standardised_pair(run.images, self.n_test, self.seed))
             rows, about, seconds = [], {}, 0.0
             for name in NETWORKS:
                 stage = f"network-{name.replace(' ', '-')}"
@@ -106,20 +105,12 @@ class ConvMachine(Study):
 
 @frozen(eq=False)
 class _Task:
-    """Standardised images (n, h, w, c) and labels, and the images as rows."""
+    """Standardised images (n, h, w, c) and labels."""
 
     X: FloatArray
     y: NDArray
     X_test: FloatArray
     y_test: NDArray
-
-    @classmethod
-    def of(cls, images: Images, n_test: int, seed: int) -> _Task:
-        some = balanced_rows(images.y_test, min(n_test, len(images.y_test)), seed)
-        X, X_test = (
-            standardised(part.transpose(0, 2, 3, 1)) for part in (images.X, images.X_test[some])
-        )
-        return cls(X, images.y, X_test, images.y_test[some])
 
     def kernels(
         self, name: str, memory: float, shown: bool, against: FloatArray | None = None

@@ -31,7 +31,7 @@ from .images import SHAPES, Images
 from .records import Record
 from .runs import Run, Study, begin
 
-__all__ = ["PRESETS", "SCHEMES", "Convolutions", "standardised"]
+__all__ = ["PRESETS", "SCHEMES", "Convolutions", "standardised", "standardised_pair"]
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,27 @@ def standardised(images: NDArray) -> FloatArray:
     centred = images - images.mean(axis=axes, keepdims=True, dtype=np.float64)
     size = np.sqrt((centred**2).mean(axis=axes, keepdims=True))
     return np.asarray(centred / np.where(size > 0, size, 1.0))
+
+
+def standardised_pair(
+    images: Images, n_test: int, seed: int
+) -> tuple[FloatArray, NDArray, FloatArray, NDArray]:
+    """Standardised images (n, h, w, c) and labels, to train on and to test on.
+
+    Of the latter ``n_test`` are drawn with ``seed``, classes balanced; all if there are no more.
+
+    Examples
+    --------
+    >>> from ntklc_helpers.experiments.images import load_pair
+    >>> X, y, X_test, y_test = standardised_pair(load_pair("digits", 100), 50, 0)
+    >>> X.shape, y_test.shape
+    ((100, 8, 8, 1), (50,))
+    """
+    some = balanced_rows(images.y_test, min(n_test, len(images.y_test)), seed)
+    X, X_test = (
+        standardised(part.transpose(0, 2, 3, 1)) for part in (images.X, images.X_test[some])
+    )
+    return X, images.y, X_test, images.y_test[some]
 
 
 @frozen(kw_only=True)
@@ -173,13 +194,9 @@ class _Task:
 
     @classmethod
     def of(cls, images: Images, n_test: int, seed: int) -> _Task:
-        some = balanced_rows(images.y_test, min(n_test, len(images.y_test)), seed)
-        X, X_test = (
-            standardised(part.transpose(0, 2, 3, 1)) for part in (images.X, images.X_test[some])
-        )
+        X, y, X_test, y_test = standardised_pair(images, n_test, seed)
         rows, rows_test = (part.reshape(len(part), -1) for part in (X, X_test))
-        flat, flat_test = normalize(rows), normalize(rows_test, rows)
-        return cls(X, images.y, X_test, images.y_test[some], flat, flat_test)
+        return cls(X, y, X_test, y_test, normalize(rows), normalize(rows_test, rows))
 
     def accuracy(self, features: Any, seed: int, as_rows: bool = False) -> dict[str, Any]:
         """In percent, of a ridge readout on the features; and how many these are."""

@@ -22,14 +22,13 @@ from numpy.typing import NDArray
 from .._checks import FloatArray, checked, inside, whole
 from ..compression.readout import fit_readout
 from ..compression.train import outputs
-from ..data.images import balanced_rows
 from ..data.patches import WhitenedPatches
 from ..matching.match import Objective, match
 from ..theory.activations import AnyActivation, activation
 from ..theory.conv_layers import AveragePool, Conv, Flatten, Normalize
 from ..theory.conv_networks import RandomCNN
 from ..theory.weights import Gaussian, Ternary
-from .convolutions import standardised
+from .convolutions import standardised_pair
 from .image_nets import TrainingSettings, train
 from .images import SHAPES, Images
 from .records import Record
@@ -156,12 +155,9 @@ class _Task:
 
     @classmethod
     def of(cls, study: Patches, images: Images, device: torch.device) -> _Task:
-        some = balanced_rows(images.y_test, min(study.n_test, len(images.y_test)), study.seed)
-        X, X_test = (
-            standardised(part.transpose(0, 2, 3, 1)) for part in (images.X, images.X_test[some])
-        )
+        X, y, X_test, y_test = standardised_pair(images, study.n_test, study.seed)
         patches = WhitenedPatches.fit(X[:_FITTED], study.size)
-        return cls(study, images, X, images.y, X_test, images.y_test[some], patches, device)
+        return cls(study, images, X, y, X_test, y_test, patches, device)
 
     def random(self, steps: AnyActivation, ternary: bool, seed: int) -> dict[str, Any]:
         """Of random filters and an activation."""
