@@ -64,11 +64,8 @@ class WhitenedPatches:
         Defaults are for images of mean square 1. Raises ValueError if an argument is not as stated,
         images are smaller than patches, or all patches are alike.
         """
-        X, ridge, floor = (
-            image_array("images", images),
-            positive("ridge", ridge),
-            positive("floor", floor),
-        )
+        X, ridge = image_array("images", images), positive("ridge", ridge)
+        floor = positive("floor", floor)
         rows = _patches(X, whole("size", size), whole("stride", stride), floor)
         rows = rows.reshape(-1, rows.shape[-1])
         mean = rows.mean(axis=0)
@@ -96,7 +93,8 @@ def _patches(X: FloatArray, size: int, stride: int, floor: float) -> FloatArray:
     if size > min(X.shape[1:3]):
         raise ValueError(f"images must be at least {size} × {size}, got {X.shape[1:3]}")
     windows = np.lib.stride_tricks.sliding_window_view(X, (size, size), axis=(1, 2))
-    found = windows[:, ::stride, ::stride].reshape(*windows[:, ::stride, ::stride].shape[:3], -1)
+    windows = windows[:, ::stride, ::stride]
+    found = windows.reshape(*windows.shape[:3], -1)
     found = found - found.mean(axis=-1, keepdims=True)
     found /= np.sqrt((found**2).mean(axis=-1, keepdims=True) + floor)
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,9 +31,12 @@ from .images import SHAPES, Images
 from .records import Record
 from .runs import Run, Study, begin
 
-__all__ = ["PRESETS", "SCHEMES", "Convolutions", "standardised", "standardised_pair"]
+__all__ = ["PRESETS", "SCHEMES", "Convolutions", "rows_of", "standardised", "standardised_pair"]
 
 log = logging.getLogger(__name__)
+
+# Scheme, seed, and what tells how well it does.
+Fits = Iterator[tuple[str, int, Callable[[], dict[str, Any]]]]
 
 # Whether the filters of each convolution are ternary, and the objective of the staircases, if any.
 SCHEMES: dict[str, tuple[tuple[bool, bool], Objective | None]] = {
@@ -84,6 +87,27 @@ def standardised_pair(
         standardised(part.transpose(0, 2, 3, 1)) for part in (images.X, images.X_test[some])
     )
     return X, images.y, X_test, images.y_test[some]
+
+
+def rows_of(run: Run, stage: str, fits: Fits) -> tuple[list[dict[str, Any]], float]:
+    """A row for each of ``fits``, kept by the run as a stage of its own, and the seconds they took.
+
+    Examples
+    --------
+    >>> from ntklc_helpers.experiments.runs import begin
+    >>> with begin(Study(data="digits", n_train=100), None, "cpu") as run:
+    ...     rows, _ = rows_of(run, "fit", iter([("all ones", 0, lambda: {"accuracy": 10.0})]))
+    >>> rows
+    [{'scheme': 'all ones', 'seed': 0, 'accuracy': 10.0}]
+    """
+    rows, seconds = [], 0.0
+    for scheme, seed, make in fits:
+        name = scheme.replace(",", "").replace(" ", "-")
+        found = run.once(f"{stage}-{name}-{seed}", make)
+        seconds += found.pop("seconds")
+        rows.append({"scheme": scheme, "seed": seed} | found)
+        log.info("%s, seed %s: %.2f%%", scheme, seed, found["accuracy"])
+    return rows, seconds
 
 
 @frozen(kw_only=True)
@@ -143,18 +167,10 @@ class Convolutions(Study):
             task = _Task.of(run.images, self.n_test, self.seed)
             shown = self.layers(task.X.shape[1], _RELUS)
             scales = conv_scales(task.X[:_MEASURED], shown, center=True)
-            rows, seconds = [], 0.0
-            for scheme, draw, drawn in self._networks(task, scales, run):
-                name = f"network-{scheme.replace(',', '').replace(' ', '-')}-{draw}"
-                found = run.once(name, drawn)
-                seconds += found.pop("seconds")
-                rows.append({"scheme": scheme, "seed": draw} | found)
-                log.info("%s, seed %s: %.2f%%", scheme, draw, found["accuracy"])
+            rows, seconds = rows_of(run, "network", self._networks(task, scales, run))
             return run.record(rows, {"networks": seconds}, scales=list(scales))
 
-    def _networks(
-        self, task: _Task, scales: Sequence[float], run: Run
-    ) -> Iterator[tuple[str, int, Any]]:
+    def _networks(self, task: _Task, scales: Sequence[float], run: Run) -> Fits:
         """Scheme, seed, and what draws the network and tells how well it does."""
         seeds = range(self.seed, self.seed + self.n_draws)
         by_objective: dict[str | None, Sequence[AnyActivation | str]] = {None: _RELUS}

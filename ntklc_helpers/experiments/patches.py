@@ -8,7 +8,6 @@ take: k-means on the same patches (Coates, Ng and Lee, 2011), and a small networ
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -28,15 +27,13 @@ from ..theory.activations import AnyActivation, activation
 from ..theory.conv_layers import AveragePool, Conv, Flatten, Normalize
 from ..theory.conv_networks import RandomCNN
 from ..theory.weights import Gaussian, Ternary
-from .convolutions import standardised_pair
+from .convolutions import Fits, rows_of, standardised_pair
 from .image_nets import TrainingSettings, train
 from .images import SHAPES, Images
 from .records import Record
 from .runs import Experiment, begin
 
 __all__ = ["KMEANS", "PRESETS", "SCHEMES", "TRAINED", "Patches"]
-
-log = logging.getLogger(__name__)
 
 # Whether the filters are ternary, and the objective of the staircase, if it is one.
 SCHEMES: dict[str, tuple[bool, Objective | None]] = {
@@ -116,28 +113,21 @@ class Patches(Experiment):
         """
         with begin(self, folder, device) as run:
             task = _Task.of(self, run.images, run.device)
-            rows, seconds = [], 0.0
-            for scheme, seed, make in self._fits(task):
-                name = scheme.replace(",", "").replace(" ", "-")
-                found = run.once(f"fit-{name}-{seed}", make)
-                seconds += found.pop("seconds")
-                rows.append({"scheme": scheme, "seed": seed} | found)
-                log.info("%s, seed %s: %.2f%%", scheme, seed, found["accuracy"])
+            rows, seconds = rows_of(run, "fit", self._fits(task))
             return run.record(rows, {"fits": seconds})
 
-    def _fits(self, task: _Task) -> Iterator[tuple[str, int, Callable[[], dict[str, Any]]]]:
+    def _fits(self, task: _Task) -> Fits:
         """Scheme, seed, and what tells how well it does."""
         seeds = range(self.seed, self.seed + self.n_draws)
         for scheme, (ternary, objective) in SCHEMES.items():
-            steps = activation("relu") if objective is None else self._staircase(objective)
+            steps: AnyActivation = activation("relu")
+            if objective is not None:
+                steps = match([steps], 1.0, self.levels, objective).activations[0]
             for seed in seeds:
                 yield scheme, seed, partial(task.random, steps, ternary, seed)
         for name, fit in ((KMEANS, task.clustered), (TRAINED, task.trained)):
             for seed in seeds:
                 yield name, seed, partial(fit, seed)
-
-    def _staircase(self, objective: Objective) -> AnyActivation:
-        return match(["relu"], 1.0, self.levels, objective).activations[0]
 
 
 @frozen(eq=False)
