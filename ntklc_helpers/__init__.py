@@ -42,6 +42,8 @@ from .theory import (
     AveragePool,
     Flatten,
     GlobalAveragePool,
+    surrogate_ntk,
+    training_curve,
     limiting_spectrum,
     forecast,
     RandomMLP,
@@ -64,11 +66,9 @@ from .matching import (
 # Small networks that run, are stored in few bytes, and are trained.
 from .compression import (
     allocate,
-    Allocation,
     compress,
     CompressedNetwork,
     load,
-    NetworkFileError,
     fit_readout,
     train_dense,
     train_ternary,

@@ -246,6 +246,24 @@ def activations(value):
     return Argument(value, odd)
 
 
+def surrogates(value, optional=False):
+    odd = {
+        "none": ([], REFUSED),
+        "None": (None, EITHER if optional else REFUSED),
+        "of None": ([None] * len(value), REFUSED),
+        "a name": (["relu"], REFUSED),
+        "text": ("relu", REFUSED),
+        "not in a list": (WINDOW, REFUSED),
+        "of activations": ([RELU], REFUSED),
+        "an array": (np.ones(3), REFUSED),
+        "one more": ([*value, WINDOW], EITHER),
+        "constant": ([nh.Quantized([0.0], [1.0, 1.0])] * len(value), EITHER),
+        "zero": ([nh.Quantized([0.0], [0.0, 0.0])] * len(value), EITHER),
+        "tuple": (tuple(value), Same(value)),
+    }
+    return Argument(value, odd)
+
+
 def network(value):
     kinds = {"None": None, "text": "net", "a list": [3], "array": X, "empty": [], "class": type}
     return Argument(value, {name: (odd, REFUSED) for name, odd in kinds.items()})
@@ -320,6 +338,7 @@ KERNEL = np.diag(np.arange(9.0)) + np.ones((9, 9))
 EQUIVALENT = nh.ck_equivalent(X, STATS, COEFFICIENTS)
 NET = nh.RandomMLP(4, [6], [RELU], tau0=STATS.tau0)
 STEPS = nh.Quantized((-0.5, 0.5), (-1.0, 0.0, 1.0))
+WINDOW = nh.Quantized((-1.0, 1.0), (0.0, 1.0, 0.25))
 TERNARY = nh.RandomMLP(4, [6], [STEPS], tau0=STATS.tau0, weights="ternary", sparsity=0.5)
 SMALL = nh.compress(NET, X, levels=3, sparsity=0.5).fit_readout(X, Y)
 SMALL_UNFITTED = nh.compress(NET, X, levels=3, sparsity=0.5)
@@ -406,6 +425,23 @@ CALLS = {
     "propagate": (
         nh.propagate,
         {"activations": activations([RELU, TANH]), "tau0": number(1.5)},
+    ),
+    "propagate with surrogates": (
+        nh.propagate,
+        {"activations": activations([STEPS]), "surrogates": surrogates([WINDOW], optional=True)},
+    ),
+    "surrogate_ntk": (
+        nh.surrogate_ntk,
+        {"X": samples(X), "activations": activations([STEPS]), "surrogates": surrogates([WINDOW])}
+        | {"Z": samples(X[:3], optional=True), "tau0": number(1.5, optional=True)}
+        | {"rates": vector([1.0, 0.5], optional=True)},
+    ),
+    "training_curve": (
+        nh.training_curve,
+        {"N": samples(KERNEL, kernel=True), "y": but(vector(X[:, 0]), "column"), "times": vector([0.5, 1.0, 4.0])}
+        | {"cross_kernel": samples(KERNEL[::-1].copy(), kernel=True)}
+        | {"targets": but(vector(X[:, 1], optional=True), "column")}
+        | {"learning_rate": number(0.0625, optional=True)},
     ),
     "KernelEquivalent.leading": (EQUIVALENT.leading, {"k": whole(2)}),
     "ck_equivalent": (
@@ -522,7 +558,7 @@ CALLS = {
     ),
 }  # fmt: skip
 # Results, which only the functions make that return them: their constructors promise nothing.
-RESULTS = {"Allocation", "Certificate", "Dataset", "KernelEquivalent", "Matching"}
+RESULTS = {"Certificate", "Dataset", "KernelEquivalent", "Matching"}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -19,6 +19,7 @@ from . import (
     patches,
     pruning_sweep,
     readouts,
+    training_curves,
 )
 
 RECORDS: command.Records = {
@@ -31,6 +32,7 @@ RECORDS: command.Records = {
     **patches.PRESETS,
     **pruning_sweep.PRESETS,
     **forecasts.PRESETS,
+    **training_curves.PRESETS,
 }
 CHAPTERS = {
     "12_accuracy_before_training": [

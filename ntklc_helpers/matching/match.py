@@ -14,7 +14,7 @@ import numpy as np
 from attrs import frozen
 
 from .._checks import one_of, positive, same_length, whole
-from ..theory.activations import AnyActivation, Quantized, activation_list
+from ..theory.activations import AnyActivation, Quantized, activation_list, refuse_jumps
 from ..theory.coefficients import LayerCoefficients, propagate
 from ..theory.moments import layer_moments
 from .accuracy import Judge, for_accuracy
@@ -24,8 +24,9 @@ from .paper import paper_scheme, sigma_t_network
 from .quantisers import quantisers
 from .solve import Tolerance
 from .staircases import CODES, Layer, demanded_shares
+from .surrogates import surrogate_for
 
-Objective = Literal["exact", "ridge", "lloyd-max", "accuracy"]
+Objective = Literal["exact", "ridge", "ntk", "lloyd-max", "accuracy"]
 # Objectives that keep no coefficients.
 _FREE = "lloyd-max", "accuracy"
 
@@ -43,17 +44,20 @@ class Matching:
     activations : tuple of Quantized
     tau0 : float
     objective : str
-        "exact", "ridge", "lloyd-max", "accuracy", "paper" or "script".
+        "exact", "ridge", "ntk", "lloyd-max", "accuracy", "paper" or "script".
     original, compressed : tuple of LayerCoefficients
         Coefficients of the two networks, layer by layer.
     relative_error : dict
-        Of α₁ … α₄, β₁ … β₃ and τ of the last layer; relative to the natural scale (τ_L²/τ₀² for α₁,
-        α₄ and β₁, τ_L²/τ₀⁴ for the others) where the original's is below 1e-6 of it.
+        Of α₁ … α₄, β₁ … β₃ and τ of the last layer, and of κ with surrogates; relative to the
+        natural scale (τ_L²/τ₀² for α₁, α₄ and β₁, τ_L²/τ₀⁴ for the others) where the original's is
+        below 1e-6 of it.
     proof, proof_all : Certificate or None
         Proof that no activations with these many levels make it exact; that none keep all the
         coefficients above, α₄ and the β among them.
     reason : str
         Why an activation of the published scheme was replaced; empty otherwise.
+    surrogates : tuple of Quantized or None
+        Of "ntk": the derivatives with which the staircases are to be trained.
 
     Examples
     --------
@@ -71,6 +75,7 @@ class Matching:
     proof: Certificate | None
     proof_all: Certificate | None
     reason: str
+    surrogates: tuple[Quantized, ...] | None = None
 
     @property
     def exact(self) -> bool:
@@ -78,6 +83,13 @@ class Matching:
         are then equal. (α₄ enters only through α₂; the β are in ``relative_error``.)"""
         kept = [self.relative_error[name] for name in ("alpha1", "alpha2", "alpha3", "tau")]
         return max(kept) < Tolerance.EXACT
+
+    @property
+    def exact_ntk(self) -> bool:
+        """Whether β₁, β₂, β₃ and κ_L are the original's to 1e-9: the tangent kernels' equivalents,
+        with surrogates in the place of derivatives, are then equal."""
+        kept = [self.relative_error.get(f"beta{i}", 1.0) for i in range(1, 4)]
+        return max(*kept, self.relative_error.get("kappa", np.inf)) < Tolerance.EXACT
 
     @property
     def ratios_kept(self) -> bool:
@@ -145,11 +157,14 @@ def match(
         Up to 256, so many pieces are the most too. "paper": the published scheme, σ_T in every
         layer but the last, σ_Q in the last, its equations solved as far as they can be. "script":
         the last as the published script leaves it.
-    objective : "exact", "ridge", "lloyd-max" or "accuracy"
+    objective : "exact", "ridge", "ntk", "lloyd-max" or "accuracy"
         "exact": α₁, α₂, α₃ and τ_L as they are. Every layer on its own if that can be, so that all
         coefficients stay; else the layers together; else the least relative errors found.
         "ridge": where that is not exact, α₁ : α₂ : α₃ (and β) as they are, and as little more of
         the identity as found: see :attr:`Matching.ridge_shift`.
+        "ntk": staircases as of "exact", and for each a surrogate derivative, such that β₁, β₃ and κ
+        of the kernel by which the network trains are the original's too, layer by layer; β₂ is then
+        where α₂ is. Of activations without a jump, which have such a kernel.
         "lloyd-max": nothing is kept. Each layer has the least mean squared error that m levels can
         have, at the scale that the quantised layers before it leave: the textbook's quantiser.
         "accuracy": nothing is kept. Of the staircases tried, those with which a ridge readout is
@@ -161,7 +176,8 @@ def match(
         "lloyd-max" and "accuracy" plus a constant, which centring takes off: the clipped uniform
         quantiser with the best step and ends.
     strict : bool
-        Raise :class:`MatchingError` unless the demand is met to 1e-9 (for "ridge": the ratios;
+        Raise :class:`MatchingError` unless the demand is met to 1e-9 (for "ridge": the ratios; for
+        "ntk": both kernels;
         "lloyd-max" and "accuracy" demand nothing).
     on : callable, optional
         For "accuracy", and needed for it: a function of staircases σ_1 … σ_L that returns what is
@@ -226,21 +242,24 @@ def match(
         layers = [Layer(*x, grid == "uniform") for x in zip(acts, moments, counts, strict=True)]
         ridge = sigma_t_network(moments) if objective == "ridge" else None
         found = staircases_for(layers, proof is not None, ridge)
-    compressed = propagate(found, tau0)
+    surrogates = _surrogates(acts, found, original) if objective == "ntk" else None
+    compressed = propagate(found, tau0, surrogates)
     error = _relative_error(original[-1], compressed[-1])
     inexact = max(error.values()) > Tolerance.EXACT
     matching = Matching(
         tuple(found), tau0, str(levels) if paper else objective, original, compressed, error, proof,
-        proof or (certify_all(shares, counts) if inexact else None), reason,
+        proof or (certify_all(shares, counts) if inexact else None), reason, surrogates,
     )  # fmt: skip
-    met = {"exact": matching.exact} | dict.fromkeys(_FREE, True)
+    met = {"exact": matching.exact, "ntk": matching.exact and matching.exact_ntk} | dict.fromkeys(
+        _FREE, True
+    )
     if strict and not met.get(matching.objective, matching.ratios_kept and not reason):
         raise MatchingError(matching.certificate)
     return matching
 
 
 def _check(levels: Any, objective: str, grid: str, on: Any) -> None:
-    one_of("objective", objective, ("exact", "ridge", *_FREE))
+    one_of("objective", objective, ("exact", "ridge", "ntk", *_FREE))
     one_of("grid", grid, ("free", "uniform"))
     if isinstance(levels, str) and (objective, grid) != ("exact", "free"):
         raise ValueError(f'levels="{levels}" fixes objective and grid; leave them out')
@@ -266,4 +285,36 @@ def _relative_error(old: LayerCoefficients, new: LayerCoefficients) -> dict[str,
     error = np.abs(np.concatenate([new.alpha, new.beta]) - before)
     error /= np.where(np.abs(before) < Tolerance.ZERO * size, size, np.abs(before))
     names = [f"alpha{i}" for i in range(1, 5)] + [f"beta{i}" for i in range(1, 4)]
-    return dict(zip(names, error.tolist(), strict=True)) | {"tau": abs(new.tau / old.tau - 1)}
+    kappa = {"kappa": abs(new.kappa / old.kappa - 1)} if any(new.surrogates) else {}
+    return (
+        dict(zip(names, error.tolist(), strict=True)) | {"tau": abs(new.tau / old.tau - 1)} | kappa
+    )
+
+
+def _surrogates(
+    activations: Sequence[AnyActivation],
+    staircases: Sequence[Quantized],
+    original: Sequence[LayerCoefficients],
+) -> tuple[Quantized, ...]:
+    """One for each staircase, such that β₁, β₃ and κ are the original's layer by layer."""
+    refuse_jumps("activations", activations)
+    tau0, found = original[0].tau0, list[Quantized]()
+    # Before the first layer, of a network without any.
+    alpha, beta, kappa, tau = 1.0, np.array([1.0, 0.0, 0.0]), tau0, tau0
+    moments = layer_moments(activations, tau0)
+    for i, (activation, wanted, g) in enumerate(zip(activations, original, moments, strict=True)):
+        some = staircases[: i + 1]
+        # With a surrogate of 0 nothing of the layers before is handed on.
+        bare = propagate(some, tau0, [*found, Quantized([0.0], [0.0, 0.0])])[-1]
+        mean, slope = g.d1**2, g.d2**2
+        # After an even activation nothing linear is left for these two to act on.
+        if beta[0] * tau0**2 > Tolerance.ZERO * kappa**2:
+            mean = (wanted.beta[0] - bare.beta[0]) / beta[0]
+            if alpha * tau0**2 > Tolerance.ZERO * tau**2:
+                slope = (wanted.beta[2] - bare.beta[2] - mean * beta[2]) / (alpha * beta[0])
+        power = (wanted.kappa**2 - bare.kappa**2) / kappa**2
+        target = np.array([mean, slope, power])
+        found.append(surrogate_for(activation, g.tau, some[-1], tau, target))
+        last = propagate(some, tau0, found)[-1]
+        alpha, beta, kappa, tau = last.alpha[0], last.beta, last.kappa, last.tau
+    return tuple(found)

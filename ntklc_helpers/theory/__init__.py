@@ -7,10 +7,12 @@ from .coefficients import propagate, published_kappa_squared
 from .conv_kernels import conv_limit_kernels, conv_scales
 from .conv_layers import AveragePool, Conv, Flatten, GlobalAveragePool, Normalize
 from .conv_networks import RandomCNN
+from .dynamics import TrainingCurve, largest_rate, training_curve
 from .equivalents import ck_equivalent, ntk_equivalent
 from .forecast import Forecast, Forecaster, forecast
 from .gaussian import GaussianMoments
 from .infinite import limit_kernels
+from .limiting_dynamics import limiting_training_loss
 from .metrics import (
     align,
     leading_eigenpairs,
@@ -28,6 +30,7 @@ from .ridge import RidgeSolution, kernel_ridge
 from .risk import ridge_risk
 from .spectrum import limiting_spectrum
 from .sphere import SphereKernel, sphere_kernel
+from .surrogates import surrogate_ntk
 from .tiles import fill_tiles, kernel_array
 from .weights import (
     Gaussian,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from .._checks import number, numbers
+from .._checks import number, numbers, same_length
 from . import duals
 
 TensorFunction = Callable[[torch.Tensor], torch.Tensor]
@@ -490,3 +490,34 @@ def activation_list(argument: str, values: Any) -> tuple[AnyActivation, ...]:
             f"got {reprlib.repr(values)}"
         )
     return tuple(activation(value) if isinstance(value, str) else value for value in values)
+
+
+def surrogate_list(
+    argument: str, values: Any, activations: Sequence[AnyActivation]
+) -> tuple[Quantized | None, ...]:
+    """Surrogate derivatives of these activations, checked: one for each, None for its own.
+
+    Raises ValueError, which names ``argument``, if it is anything else, or an activation with a
+    jump is given none.
+
+    >>> from ntklc_helpers.theory.activations import surrogate_list
+    >>> surrogate_list("surrogates", None, [nh.activation("relu")])
+    (None,)
+    """
+    given = [None] * len(activations) if values is None else values
+    sequence = isinstance(given, Sequence) and not isinstance(given, str)
+    if not sequence or not all(one is None or isinstance(one, Quantized) for one in given):
+        raise ValueError(
+            f"{argument} must hold a derivative for each layer, a Quantized, which is bounded and "
+            "as fine as you make it, or None for the activation's own; got "
+            f"{reprlib.repr(values)}"
+        )
+    same_length(argument, given, "activations", len(activations))
+    if bare := [
+        a.name for a, s in zip(activations, given, strict=True) if a.has_jump and s is None
+    ]:
+        raise ValueError(
+            f"{argument} must name a derivative for activations with a jump, as {bare} have: their "
+            "own is infinite there, and 0 elsewhere"
+        )
+    return tuple(given)

@@ -77,7 +77,8 @@ def ntk_equivalent(
 ) -> KernelEquivalent:
     """Equivalent of the neural tangent kernel: as :func:`ck_equivalent`, with β and κ.
 
-    Refused too if an activation has a jump: κ² is infinite then.
+    Refused too if an activation has a jump: κ² is infinite then. With coefficients of surrogate
+    derivatives it is the equivalent, symmetric in the limit, of the kernel by which they train.
 
     Examples
     --------
@@ -98,13 +99,13 @@ def _equivalent(
 ) -> KernelEquivalent:
     one_of("order", order, ("limit", "finite"))
     if statistics is None and order == "finite":
-        diagonal_of(coefficients, kernel)
+        diagonal_of(coefficients, kernel, order=order)
         layers, tau0 = coefficients.activations, coefficients.tau0
         return polynomial_equivalent(X, layers, kernel=kernel, tau0=tau0)
     if not isinstance(statistics, Statistics):
         least = "" if order == "finite" else ", and may be None for order='finite' alone"
         raise ValueError(f"statistics must be Statistics{least}, got {type(statistics)}")
-    scale, A, shift = structure(coefficients, kernel, statistics)
+    scale, A, shift = structure(coefficients, kernel, statistics, order)
     X, fitting = samples("X", X), (len(statistics.psi), statistics.p)
     if X.shape != fitting:
         raise ValueError(f"X must have shape {fitting} to fit statistics, got {X.shape}")
@@ -128,10 +129,13 @@ def _at_finite_size(
 
 
 def structure(
-    coefficients: LayerCoefficients, kernel: str, data: Statistics | GaussianMixture
+    coefficients: LayerCoefficients,
+    kernel: str,
+    data: Statistics | GaussianMixture,
+    order: str = "limit",
 ) -> tuple[float, FloatArray, float]:
     """α₁, A and ρ of the equivalent α₁XXᵀ + VAVᵀ + ρI for ``"ck"``, their like for ``"ntk"``."""
-    diagonal = diagonal_of(coefficients, kernel, data.tau0)
+    diagonal = diagonal_of(coefficients, kernel, data.tau0, order)
     gain = coefficients.gain(kernel)
     t = np.append(data.t, 1.0)
     A = gain[1] * np.outer(t, t)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property
 from itertools import product
 
 import numpy as np
+import torch
 from attrs import frozen
 from numpy.polynomial.chebyshev import chebpts1, chebvander
 from scipy.special import ndtr, owens_t
@@ -13,7 +15,7 @@ from scipy.special import ndtr, owens_t
 from .activations import AnyActivation, Quantized
 from .duals import TINY, Buffers, FloatArray, Pair
 from .gaussian import gauss_rule, gaussian_panels
-from .moments import OFFSET, check_derivative, hermite_integrals, not_converged
+from .moments import OFFSET, activation_mass, check_derivative, hermite_integrals, not_converged
 
 TOLERANCE = 1e-13
 # A smooth activation needs few terms at any correlation; another gains little beyond the last.
@@ -28,6 +30,8 @@ _INNER_REACH = 9.0
 _FEW, _POINTS, _SPAN = 64, (16, 32, 64, 128, 256, 512, 1024), 100.0
 # Of staircases, with as many jumps of as many scales at once as a cache holds, it is as fast.
 _STEPS = 2**15
+# Rows of a kernel with surrogates that are worked on at once.
+_ROWS_AT_ONCE = 64
 # Panels and terms needed grow with the scale: half a minute at 1000, and out of hand beyond.
 _LARGEST_SCALE = 256.0
 
@@ -366,6 +370,47 @@ def staircase_pair(
         mass += above * right * density / (a * b)
     with np.errstate(divide="ignore"):
         return k, np.divide(mass, width, out=np.zeros_like(rho), where=mass != 0)
+
+
+def crossing(
+    activation: Quantized,
+    surrogate: Quantized,
+    covariance: FloatArray,
+    A: FloatArray,
+    B: FloatArray,
+) -> FloatArray:
+    """E[σ'(u)ς(v)] (n, m) for covariances (n, m) of u and v, of variances A (n,) and B (m,).
+
+    Where u and v are one variable up to a factor, ς counts with its value at the jump of σ, and
+    within rounding of a jump of its own with something between its two sides.
+
+    >>> from ntklc_helpers.theory.hermite import crossing
+    >>> window, one = nh.Quantized([-1, 1], [0, 1, 0]), np.ones(1)
+    >>> crossing(nh.activation("sign"), window, np.array([[0.0]]), one, one).round(4)
+    array([[0.5447]])
+    """
+    a, b = np.sqrt(A), np.sqrt(B)
+    mass, levels = activation_mass(activation, a), np.asarray(surrogate.levels)
+    thresholds, jumps = np.asarray(surrogate.thresholds), np.asarray(surrogate.jumps)
+    out = np.empty_like(covariance)
+
+    def fill(start: int) -> None:
+        some = slice(start, start + _ROWS_AT_ONCE)
+        rho = np.clip(covariance[some] / np.outer(a[some], b), -1, 1)
+        # A correlation is known to no more than that.
+        width = np.maximum(np.sqrt((1 - rho) * (1 + rho)), 1e-8)
+        total, lean, reach = np.zeros_like(rho), rho / width, 1 / width
+        for theta, weight in zip(activation.thresholds, mass[some].T, strict=True):
+            mean, seen = lean * (theta / a[some, None]), np.full_like(rho, levels[0])
+            for threshold, jump in zip(thresholds, jumps, strict=True):
+                if jump:
+                    seen += jump * ndtr(mean - reach * (threshold / b))
+            total += weight[:, None] * seen
+        out[some] = total
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(fill, range(0, len(out), _ROWS_AT_ONCE)))
+    return out
 
 
 def pair_expectation(

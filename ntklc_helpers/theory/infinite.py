@@ -32,7 +32,7 @@ _STRIPE = 1024
 @frozen(eq=False)
 class _Layer:
     """One layer: ``pair`` needs to know ``inputs`` (…, n); ``mean`` (n,) is E σ(u_i), and
-    ``variance`` (n,) the diagonal of the kernel.
+    ``variance`` and ``power`` (n,) are those of :class:`LayerKernel`.
     """
 
     pair: Callable[..., Pair]
@@ -40,6 +40,7 @@ class _Layer:
     mean: FloatArray
     centre: float
     variance: FloatArray
+    power: FloatArray
 
 
 def limit_kernels(
@@ -144,6 +145,8 @@ class LayerKernel:
         E σ_ℓ'(u_i) ≥ 0 up to a sign: the part of σ_ℓ that is linear in a sample's inputs.
     centre : float
         m_ℓ.
+    power : (n,) array
+        E σ_ℓ'(u_i)²; infinite with a jump.
     """
 
     kernel: FloatArray
@@ -151,6 +154,7 @@ class LayerKernel:
     slope: FloatArray
     gain: FloatArray
     centre: float
+    power: FloatArray
 
 
 def layer_kernels(
@@ -189,9 +193,8 @@ def layer_kernels(
         apart = layer.pair(np.zeros_like(variance), layer.inputs, layer.inputs, workspace)[1]
         slope[themselves], after[themselves] = apart[some], variance[some]
         K = after.copy()
-        yield LayerKernel(
-            after, variance[:n], slope, np.sqrt(np.maximum(apart[:n], 0)), layer.centre
-        )
+        gain = np.sqrt(np.maximum(apart[:n], 0))
+        yield LayerKernel(after, variance[:n], slope, gain, layer.centre, layer.power[:n])
 
 
 def result_arrays(out: Any, shape: tuple[int, int], ntk: bool) -> tuple[Any, Any]:
@@ -225,7 +228,7 @@ def _prepare(
         # Only now: what the series has to say of X is the better reason to refuse it.
         centre = next(means)
         variance = np.maximum(square - 2 * centre * mean + centre**2, 0)
-        layers.append(_Layer(pair, inputs, mean, centre, variance))
+        layers.append(_Layer(pair, inputs, mean, centre, variance, slope_square))
         with np.errstate(invalid="ignore", over="ignore"):
             ntk_diagonal = variance + ntk_diagonal * slope_square
         if not np.isfinite(variance).all():

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .._checks import positive
 from .activations import Activation, AnyActivation, Quantized
@@ -85,6 +86,47 @@ def layer_moments(
     for activation, gain in zip(activations, gains, strict=False):
         yield (g := gaussian_moments(activation, gain * scale))
         scale = float(np.sqrt(g.variance))
+
+
+def surrogate_moments(
+    activation: AnyActivation, surrogate: Quantized | None, tau: float
+) -> tuple[float, float, float]:
+    """E ς, E ς' and E[σ'ς] of a surrogate derivative ς, all at τξ; with none, ς is σ' itself.
+
+    By parts like all others: E ς' is a sum over the surrogate's jumps, and E[σ'ς] one over the
+    activation's, where it has any. Halfway through a jump of its own, ς counts with both sides.
+
+    >>> from ntklc_helpers.theory.moments import surrogate_moments
+    >>> window = nh.Quantized([-1, 1], [0, 0.5, 0])
+    >>> np.round(surrogate_moments(nh.activation("sign"), window, 1.0), 3).tolist()
+    [0.341, 0.0, 0.399]
+    """
+    if surrogate is None:
+        g = gaussian_moments(activation, tau)
+        return g.d1, g.d2, g.derivative_power
+    x, levels = np.asarray(surrogate.thresholds) / tau, np.asarray(surrogate.levels)
+    jumps = np.asarray(surrogate.jumps)
+    density = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+    mean = float(levels @ cell_probabilities(x))
+    power = float(activation_mass(activation, tau) @ both_sides(surrogate, activation.breakpoints))
+    if not isinstance(activation, Quantized):
+        xi, weight = gaussian_panels([*activation.breakpoints, *surrogate.thresholds], tau, 2)
+        power += float(weight * activation.derivative(tau * xi) @ surrogate(tau * xi))
+    return mean, float(jumps @ density) / tau, power
+
+
+def activation_mass(activation: AnyActivation, tau: ArrayLike) -> FloatArray:
+    """What each jump at θ_k weighs in E σ'(τξ): Δ_k φ(θ_k/τ)/τ, (…, K) for scales (…)."""
+    scale = np.asarray(tau, np.float64)[..., None]
+    x = np.asarray(activation.breakpoints) / scale
+    return np.asarray(activation.jumps) * np.exp(-(x**2) / 2) / (np.sqrt(2 * np.pi) * scale)
+
+
+def both_sides(steps: Quantized, at: Sequence[float]) -> FloatArray:
+    """The staircase at some points, as the mean of what it is left and right of each."""
+    points, levels = np.asarray(at, np.float64), np.asarray(steps.levels)
+    sides = (np.searchsorted(steps.thresholds, points, side) for side in ("left", "right"))
+    return np.asarray(sum(levels[side] for side in sides) / 2)
 
 
 def centres(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,13 @@ from attrs import Attribute, field, frozen
 from numpy.typing import ArrayLike, NDArray
 
 from .._checks import FloatArray, checked, positive, same_length, samples, torch_device, whole
-from .activations import AnyActivation, activation_list, refuse_jumps
+from .activations import (
+    AnyActivation,
+    Quantized,
+    activation_list,
+    refuse_jumps,
+    surrogate_list,
+)
 from .moments import layer_moments
 from .weights import Law, law_of
 
@@ -157,24 +163,34 @@ class RandomMLP(RandomNetwork):
                 target.copy_(deque(self.layers(rows), maxlen=1).pop()[1])
         return out
 
-    def tangent_kernel(self, X: ArrayLike | torch.Tensor) -> torch.Tensor:
+    def tangent_kernel(
+        self, X: ArrayLike | torch.Tensor, surrogates: Sequence[Quantized | None] | None = None
+    ) -> torch.Tensor:
         """Inner products (n, n) of the gradients of f(x) = wᵀh_L in all weights that are kept.
 
         The gradient in W_ℓ is b_ℓ h_{ℓ−1}ᵀ with b_ℓ = ∂f/∂(W_ℓ h_{ℓ−1}), so that they are
         h_L h_Lᵀ + Σ_ℓ (b_ℓ b_ℓᵀ) ∘ (h_{ℓ−1} h_{ℓ−1}ᵀ): products of n × d_ℓ matrices, no Jacobian.
+        With surrogates the second of the two b_ℓ has them in the place of derivatives.
         """
         refuse_jumps("net", self.activations)
+        others = surrogate_list("surrogates", surrogates, self.activations)
         with torch.no_grad():
             h, u = [self.inputs(X)], []
             for before, after in self.layers(h[0]):
                 u.append(before)
                 h.append(after)
-            N = _gradient_gram(self, len(u), torch.ones_like(h[-1][:, :1]), h[-1]).double()
-            back = self.readout.expand_as(h[-1])
+            ones = torch.ones_like(h[-1][:, :1])
+            N = _gradient_gram(self, len(u), ones, ones, h[-1]).double()
+            back = forth = self.readout.expand_as(h[-1])
             for i in reversed(range(len(u))):
-                b = back * self.activations[i].derivative(u[i]) / self.widths[i] ** 0.5
-                N += _gradient_gram(self, i, b, h[i])
+                root, slope = self.widths[i] ** 0.5, self.activations[i].derivative(u[i])
+                b = c = back * slope / root
+                if any(others[i:]):
+                    surrogate = others[i]
+                    c = forth * (slope if surrogate is None else surrogate(u[i])) / root
+                N += _gradient_gram(self, i, b, c, h[i])
                 back = b @ self.matrices[i] if i else b
+                forth = back if c is b else c @ self.matrices[i]
         return N
 
 
@@ -200,11 +216,16 @@ def empirical_ck(
 
 
 def empirical_ntk(
-    net: RandomNetwork | Iterable[RandomNetwork], X: ArrayLike | torch.Tensor
+    net: RandomNetwork | Iterable[RandomNetwork],
+    X: ArrayLike | torch.Tensor,
+    surrogates: Sequence[Quantized | None] | None = None,
 ) -> FloatArray:
     """Neural tangent kernel of f(x) = wᵀF(x), or its mean: as :func:`empirical_ck`.
 
-    Inner products of the gradients of f in all weights that are kept, of w and W_1 … W_L.
+    Inner products of the gradients of f in all weights that are kept, of w and W_1 … W_L. With
+    ``surrogates``, one for each layer of a fully connected network or None, entry (i, j) is that of
+    the gradient at sample i and of the surrogate gradient at sample j: the finite network's
+    :func:`~ntklc_helpers.theory.surrogates.surrogate_ntk`.
 
     Refused too if an activation has a jump: its derivative is a point mass that no gradient sees,
     and the kernel's diagonal is infinite.
@@ -215,7 +236,15 @@ def empirical_ntk(
     >>> float(nh.empirical_ntk(nets, np.eye(2)).trace().round())
     4.0
     """
-    return _mean(lambda one, X: one.tangent_kernel(X), net, X)
+
+    def kernel(one: RandomNetwork, X: Any) -> torch.Tensor:
+        if surrogates is None:
+            return one.tangent_kernel(X)
+        if not isinstance(one, RandomMLP):
+            raise ValueError(f"net must be a RandomMLP to have surrogates, got {type(one)}")
+        return one.tangent_kernel(X, surrogates)
+
+    return _mean(kernel, net, X)
 
 
 def _mean(
@@ -238,20 +267,23 @@ def _ck(net: RandomNetwork, X: ArrayLike | torch.Tensor) -> torch.Tensor:
     return h @ h.T
 
 
-def _gradient_gram(net: RandomMLP, i: int, b: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
-    """Inner products (n, n) of the gradients m∘(b hᵀ) in the kept weights of a matrix.
+def _gradient_gram(
+    net: RandomMLP, i: int, b: torch.Tensor, c: torch.Tensor, h: torch.Tensor
+) -> torch.Tensor:
+    """Inner products (n, n) of the gradients m∘(b hᵀ) and m∘(c hᵀ) in a matrix's kept weights.
 
-    b is (n, d), h is (n, d_prev). Entry (i, j) is Σ_kl m_kl (b_i∘b_j)_k (h_i∘h_j)_l: without a mask
-    (b bᵀ)∘(h hᵀ), and no gradient is formed. With one, some weights at a time, those that are kept
-    or, from the whole, those that are not: whichever are fewer.
+    b and c are (n, d), h is (n, d_prev). Entry (i, j) is Σ_kl m_kl (b_i∘c_j)_k (h_i∘h_j)_l: without
+    a mask (b cᵀ)∘(h hᵀ), and no gradient is formed. With one, some weights at a time, those that
+    are kept or, from the whole, those that are not: whichever are fewer.
     """
-    whole, mask = (b @ b.T) * (h @ h.T), net.masks[i]
+    whole, mask = (b @ c.T) * (h @ h.T), net.masks[i]
     if mask is None:
         return whole
     few_kept = int(mask.sum()) <= mask.numel() // 2
     chosen = (mask if few_kept else ~mask).nonzero()
-    gram, b, h = torch.zeros_like(whole), b.T.contiguous(), h.T.contiguous()
+    gram, same = torch.zeros_like(whole), b is c
+    b, c, h = (part.T.contiguous() for part in (b, c, h))
     for row, column in (part.unbind(1) for part in chosen.split(max(1, _CHUNK // len(gram)))):
         gradients = b[row] * h[column]
-        gram.addmm_(gradients.T, gradients)
+        gram.addmm_(gradients.T, gradients if same else c[row] * h[column])
     return (gram if few_kept else whole - gram) * net.laws[i].gain ** 2

@@ -50,7 +50,9 @@ class Commuting:
         others = np.vstack([weighted, 1 / (x @ self.values - z)])
         return weighted.sum(axis=1) / p, weighted @ others.T / p
 
-    def forms(self, x: FloatArray, z: float, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def forms(
+        self, x: ComplexArray, z: complex, y: ComplexArray
+    ) -> tuple[ComplexArray, ComplexArray]:
         """LᵀQ̃L and LᵀQ̃(I − Σ_b y_b C_b)Q̃L for the given directions L (p, r)."""
         q = 1 / (x @ self.values - z)
         L = self.directions
@@ -86,7 +88,9 @@ class General:
         second = [[np.sum(a * b.T) for b in products] for a in products[:-1]]
         return first, np.array(second) / p
 
-    def forms(self, x: FloatArray, z: float, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def forms(
+        self, x: ComplexArray, z: complex, y: ComplexArray
+    ) -> tuple[ComplexArray, ComplexArray]:
         QL = self._resolvent(x, z) @ self.directions
         middle = QL - np.tensordot(y, self.matrices, 1) @ QL
         return self.directions.T @ QL, QL.T @ middle

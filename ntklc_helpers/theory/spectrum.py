@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -15,7 +16,7 @@ from ..data.mixture import GaussianMixture
 from .angle import angle_series
 from .coefficients import LayerCoefficients
 from .equivalents import structure
-from .resolvent import Bulk, covariances
+from .resolvent import Bulk, ComplexArray, covariances
 
 FloatArray = NDArray[np.float64]
 
@@ -159,28 +160,19 @@ def limiting_spectrum(
     if not isinstance(mixture, GaussianMixture):
         raise ValueError(f"mixture must be a GaussianMixture, got {type(mixture)}")
     sizes = mixture.class_sizes(whole("n", n))
-    scale, A, shift = structure(coefficients, kernel, mixture)
+    one_of("order", order, ("limit", "finite"))
+    scale, A, shift = structure(coefficients, kernel, mixture, order)
     ratios, spread = sizes / mixture.p, 2 * mixture.T.diagonal()
     slope = np.zeros(len(ratios))
-    if one_of("order", order, ("limit", "finite")) == "finite":
+    if order == "finite":
         scale, A, shift, spread, slope = _finite_structure(coefficients, kernel, mixture)
     if scale * mixture.tau0**2 <= _NEGLIGIBLE * shift:
         density = SpectralDensity(np.empty((0, 2)), shift, 1.0, np.empty((0, 1)))
         return density, _outliers_without_bulk(A, ratios, spread, shift)
-    L, singular, Rt = np.linalg.svd(mixture.means.T, full_matrices=False)
-    rank = int((singular > 1e-12 * max(singular[0], 1.0)).sum())
-    along = np.einsum("aij,aj,a->ia", mixture.covariances, mixture.means, 2 * slope)
-    directions = np.hstack([L[:, :rank], along / np.sqrt(mixture.p)])
-    bulk = Bulk(covariances(mixture, directions), ratios)
+    pencil = _pencil(mixture, ratios, A / scale, spread, slope)
+    bulk = pencil.bulk
     support = bulk.support()
     density = _density(bulk, support, scale, shift)
-    R, A, k = Rt[:rank].T * singular[:rank], A / scale, len(ratios)
-    couplings = [
-        [A[:k, :k] + R @ R.T, R, A[:k, k:]],
-        [R.T, np.zeros((rank, rank + 1))],
-        [A[k:, :k], np.zeros((1, rank)), A[k:, k:]],
-    ]
-    pencil = _Pencil(bulk, np.block(couplings), spread)
     # Open intervals between the parts of the spectrum of ZZᵀ, of which 0 is one.
     zero = [0.0, 0.0] if support[0][0] > 0 else []
     gaps = np.sort([-np.inf, *zero, *np.ravel(support), np.inf]).reshape(-1, 2)
@@ -190,6 +182,71 @@ def limiting_spectrum(
         for z, alignment in pencil.roots(left, right)
     ]
     return density, tuple(sorted(found, key=lambda outlier: -outlier.value))
+
+
+def class_resolvent(
+    mixture: GaussianMixture, n: int, coefficients: LayerCoefficients, kernel: str
+) -> tuple[Callable[[complex], ComplexArray], tuple[float, float]]:
+    """A function of λ, Im λ > 0, that gives the limits of j_aᵀ(K̃ − λ)⁻¹j_b (K, K) for the vectors
+    of n samples' classes; and the least and the largest value in the limiting spectrum of K̃.
+
+    Errors as for :func:`limiting_spectrum`. Notation as there: by Woodbury's formula
+    (K̃ − λ)⁻¹ = (Q − QU(I + ΛW/α₁)⁻¹(Λ/α₁)UᵀQ)/α₁, so that Uᵀ(K̃ − λ)⁻¹U = (I + WΛ/α₁)⁻¹W/α₁.
+
+    >>> from ntklc_helpers.theory.spectrum import class_resolvent
+    >>> mixture = nh.GaussianMixture.preset("means", p=50, n_classes=2)
+    >>> layer = nh.propagate(["erf"], mixture.tau0)[-1]
+    >>> form, ends = class_resolvent(mixture, 100, layer, "ntk")
+    >>> form(1e6j).shape, ends[0] > 0
+    ((2, 2), True)
+    """
+    density, outliers = limiting_spectrum(mixture, n, coefficients, kernel)
+    atom = [density.atom] if density.atom_mass > 0 else []
+    seen = [*density.edges.ravel(), *atom, *(one.value for one in outliers)]
+    scale, A, shift = structure(coefficients, kernel, mixture)
+    ratios, spread = mixture.class_sizes(n) / mixture.p, 2 * mixture.T.diagonal()
+    k = len(ratios)
+    if not len(density.edges):
+        # No bulk: UᵀU alone counts, whose limit is W but for a factor.
+        V, couplings = np.diag(np.append(ratios, ratios @ spread)), A
+
+        def flat(z: complex) -> ComplexArray:
+            W = V / (shift - z)
+            return mixture.p * np.linalg.solve(np.eye(k + 1) + W @ couplings, W)[:k, :k]
+
+        return flat, (min(seen), max(seen))
+    pencil = _pencil(mixture, ratios, A / scale, spread, np.zeros(k))
+    identity = np.eye(len(pencil.couplings))
+    start = [np.full(k, 1j * pencil.bulk.norm / pencil.bulk.top)]
+
+    def form(z: complex) -> ComplexArray:
+        at = (z - shift) / scale
+        start[0] = pencil.bulk.above(at, start[0])
+        W = pencil.forms(at, start[0], np.zeros(k))[0]
+        return mixture.p / scale * np.linalg.solve(identity + W @ pencil.couplings, W)[:k, :k]
+
+    return form, (min(seen), max(seen))
+
+
+def _pencil(
+    mixture: GaussianMixture,
+    ratios: FloatArray,
+    A: FloatArray,
+    spread: FloatArray,
+    slope: FloatArray,
+) -> _Pencil:
+    """What couples the outliers to the bulk; A relative to α₁."""
+    L, singular, Rt = np.linalg.svd(mixture.means.T, full_matrices=False)
+    rank = int((singular > 1e-12 * max(singular[0], 1.0)).sum())
+    along = np.einsum("aij,aj,a->ia", mixture.covariances, mixture.means, 2 * slope)
+    directions = np.hstack([L[:, :rank], along / np.sqrt(mixture.p)])
+    R, k = Rt[:rank].T * singular[:rank], len(ratios)
+    couplings = [
+        [A[:k, :k] + R @ R.T, R, A[:k, k:]],
+        [R.T, np.zeros((rank, rank + 1))],
+        [A[k:, :k], np.zeros((1, rank)), A[k:, k:]],
+    ]
+    return _Pencil(Bulk(covariances(mixture, directions), ratios), np.block(couplings), spread)
 
 
 def _finite_structure(
@@ -254,6 +311,13 @@ class _Pencil:
         bulk, delta = self.bulk, self.delta(z)
         _, psi, forcing = bulk.linearise(delta, z)
         slope = np.linalg.solve(np.eye(len(delta)) - psi, forcing)
+        return self.forms(z, delta, slope)
+
+    def forms(
+        self, z: complex, delta: ComplexArray, slope: ComplexArray
+    ) -> tuple[ComplexArray, ComplexArray]:
+        """W and its derivative, where δ is ``delta`` and δ' ``slope``."""
+        bulk = self.bulk
         g = -1 / (z * (1 + delta))
         dg = g * (-1 / z - slope / (1 + delta))
         x = bulk.ratios / (1 + delta)
