@@ -90,8 +90,8 @@ def numbers(argument: str, values: Any) -> tuple[float, ...]:
     return tuple(array(argument, values, 1).tolist())
 
 
-def array(argument: str, values: Any, ndim: int, expected: str = "numbers") -> FloatArray:
-    """``values`` as a float64 array, if real, finite and of ``ndim`` dimensions.
+def array(argument: str, values: Any, ndim: int | None, expected: str = "numbers") -> FloatArray:
+    """``values`` as a float64 array, if real, finite and of ``ndim`` dimensions, or any for None.
 
     Lists, data frames and torch tensors of any precision are taken, with a gradient or without.
     """
@@ -100,7 +100,7 @@ def array(argument: str, values: Any, ndim: int, expected: str = "numbers") -> F
         found = _of_objects(argument, values, found, expected)
     if found.dtype.kind not in "buif":
         raise ValueError(f"{argument} must be {expected}, got {_kind(values, found)}")
-    if found.ndim != ndim:
+    if ndim is not None and found.ndim != ndim:
         raise ValueError(f"{argument} must have {ndim} dimension(s), got shape {found.shape}")
     with np.errstate(over="ignore"):
         found = np.asarray(found, np.float64)

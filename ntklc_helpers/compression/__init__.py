@@ -2,9 +2,11 @@
 
 from .._face import promised as _promised
 from .allocate import Allocation, allocate, allocation_front
-from .convert import compress
+from .convert import agreement, compress
+from .converted import Agreement, ConvertedMemory, ConvertedNetwork
 from .layers import TernaryLayer
 from .network import CompressedNetwork, Memory, load
+from .operations import LayerReport
 from .pruning import prune_globally, rewind, snapshot, sparsity
 from .readout import READOUT_DTYPES, Readout, fit_readout
 from .storage import NetworkFileError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -17,9 +17,14 @@ from ..matching.match import Matching, match
 from ..theory.activations import AnyActivation, Quantized, activation, from_module
 from ..theory.moments import gaussian_moments
 from ..theory.networks import RandomMLP
+from .calibrate import calibrate
+from .converted import Agreement, ConvertedNetwork, agreed, known_classes, tensor
 from .layers import Drawn, TernaryLayer
 from .network import CompressedNetwork
+from .operations import run
+from .reading import Original, read
 from .readout import Readout
+from .rounding import Bits
 from .ternary import TernaryMatrix
 from .train import outputs
 
@@ -33,6 +38,7 @@ _PROBE = 256
 _SKLEARN = {"identity": "linear", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
 
 
+@overload
 def compress(
     net: RandomMLP | nn.Sequential | Any,
     X: ArrayLike,
@@ -42,8 +48,42 @@ def compress(
     grid: Grid = "uniform",
     weights: Literal["drawn", "projected"] | None = None,
     classes: ArrayLike | None = None,
-) -> CompressedNetwork:
-    """The network with ternary hidden weights and staircases in place of its activations.
+    bits: None = None,
+    max_change: None = None,
+) -> CompressedNetwork: ...
+@overload
+def compress(
+    net: nn.Module | Any,
+    X: ArrayLike,
+    levels: int | Sequence[int] = 8,
+    sparsity: float = 0.9,
+    seed: int = 0,
+    grid: Grid = "uniform",
+    weights: Literal["drawn", "projected"] | None = None,
+    classes: ArrayLike | None = None,
+    *,
+    bits: Bits | Sequence[Bits],
+    max_change: float | None = None,
+) -> ConvertedNetwork: ...
+def compress(
+    net: RandomMLP | nn.Sequential | Any,
+    X: ArrayLike,
+    levels: Levels = 8,
+    sparsity: float = 0.9,
+    seed: int = 0,
+    grid: Grid = "uniform",
+    weights: Literal["drawn", "projected"] | None = None,
+    classes: ArrayLike | None = None,
+    bits: Bits | Sequence[Bits] | None = None,
+    max_change: float | None = None,
+) -> CompressedNetwork | ConvertedNetwork:
+    """The network with few codes for weights and staircases in place of its activations.
+
+    A network that was trained is best given ``bits``: its weights are rounded so that each layer
+    gives what it gave on X, with a scale a neuron (:mod:`~ntklc_helpers.compression.rounding`);
+    staircases are the quantisers of least error of what the layers give on X, and biases keep each
+    neuron's mean. The last layer, and those with under 1% of the weights, take 8 bits. Nothing is
+    trained. Without ``bits`` hidden weights are ternary and drawn, or signs.
 
     Of a random network, staircases are matched for the network as a whole (:func:`match`) and
     weights are drawn anew: nothing of the original's weights is kept, for nothing of its kernels
@@ -57,19 +97,24 @@ def compress(
 
     Parameters
     ----------
-    net : RandomMLP, torch.nn.Sequential or scikit-learn's MLPClassifier
+    net : RandomMLP, torch.nn.Module or scikit-learn's MLPClassifier or MLPRegressor
+        With ``bits``, what torch.fx can trace: Linear, Conv2d, BatchNorm after either, elementwise
+        activations, pooling, Flatten, Dropout, sums of two values, and a last Softmax, LogSoftmax
+        or Sigmoid, which is left out; or a fitted network of scikit-learn. Without:
         A Sequential, as it evaluates, of Linear layers, each followed by an elementwise activation.
         BatchNorm1d after a Linear is folded into it; Dropout, Identity, Flatten and a last Softmax,
         LogSoftmax or, of one output, Sigmoid are left out; a Sequential may hold others. Kinks of
         an activation of your own are named in its attribute ``breakpoints``.
     X : (n, p) array
-        Samples. A random network only checks its scale on them.
+        Samples; (n, …) as a module takes them. Some thousands that were trained on do well with
+        ``bits``, of which a tenth is held out. A random network only checks its scale on them.
     levels : int, sequence of int, "paper", "script", or Matching
         As for :func:`match`; or what that returned for the network, where many are compressed.
+        With ``bits`` a number, from 2 to 256, for all activations or for each.
     sparsity : float
-        ε in [0, 1), the share of zeros.
+        ε in [0, 1), the share of zeros; not used with ``bits``, nor are grid and weights.
     seed : int
-        Of drawn weights.
+        Of drawn weights; of what is held out.
     grid : "uniform" or "free"
         As for :func:`match`. On a uniform grid layers run on integers. Not used by "paper" and
         "script", nor where ``levels`` is a Matching.
@@ -78,11 +123,17 @@ def compress(
         trained network needs, and its default. "drawn" is the default for a random network, and can
         be saved as a seed.
     classes : (K,) labels, optional
-        What the outputs of a Sequential stand for; 0 … K − 1 by default.
+        What the outputs of a module stand for; 0 … K − 1 by default. () for values, as of a
+        regression: with ``bits`` only.
+    bits : "ternary", 2, 3, 4, 8 or a sequence, optional
+        Bits of weights that are rounded; a sequence names those of each layer.
+    max_change : float, optional
+        Raise a ValueError if on held-out samples more than this share changes its class, or values
+        change by more than this part of their spread. With ``bits`` only.
 
     Returns
     -------
-    CompressedNetwork
+    CompressedNetwork, or ConvertedNetwork with bits
         TypeError for a module that cannot be taken, with its place, or another kind of network;
         ValueError if X does not fit the network or does not vary, or an argument is out of range.
 
@@ -91,7 +142,13 @@ def compress(
     >>> net = torch.nn.Sequential(torch.nn.Linear(2, 50), torch.nn.ReLU(), torch.nn.Linear(50, 2))
     >>> nh.compress(net, np.eye(2), levels=4, classes=["no", "yes"]).readout.classes
     array(['no', 'yes'], dtype='<U3')
+    >>> nh.compress(net, np.eye(2), levels=4, bits="ternary")
+    ConvertedNetwork(shape=(2,), bits=('ternary', 8), levels=(4,), classes=2)
     """
+    if bits is not None:
+        return _convert(net, X, levels, bits, whole("seed", seed, 0), classes, max_change)
+    if max_change is not None:
+        raise ValueError("max_change is of networks compressed with bits")
     sparsity, seed = share("sparsity", sparsity), whole("seed", seed, 0)
     own = "drawn" if isinstance(net, RandomMLP) else "projected"
     draw = one_of("weights", own if weights is None else weights, ("drawn", "projected")) == "drawn"
@@ -118,6 +175,80 @@ def compress(
     readout = _readout(last, classes)
     layers = _compress_trained(hidden, X, levels, grid, sparsity, seed, draw)
     return CompressedNetwork(layers, readout)
+
+
+def _convert(
+    net: Any, X: Any, levels: Any, bits: Any, seed: int, classes: Any, max_change: Any
+) -> ConvertedNetwork:
+    """A trained network, rounded; nothing of it if that changes more than is allowed."""
+    allowed = None if max_change is None else share("max_change", max_change)
+    if isinstance(net, RandomMLP):
+        raise TypeError("bits are for networks that were trained; leave them out for a RandomMLP")
+    if isinstance(levels, str | Matching):
+        raise ValueError("levels must be numbers with bits: a Matching is of a RandomMLP")
+    x = tensor(X)
+    original = read(net, x[:_PROBE])
+    names = _names(original, classes)
+    found = calibrate(original.steps, x, levels, bits, seed)
+    if allowed is not None:
+        changed = agreed(found.before, found.after, names is not None)
+        much = changed.error if changed.classes is None else 1 - changed.classes
+        what = "of their spread" if changed.classes is None else "of the classes"
+        if much > allowed:
+            raise ValueError(
+                f"max_change is {allowed:g}, but {much:.3g} {what} would change on samples of X "
+                "that were held out: take more bits or levels, or more samples"
+            )
+    return ConvertedNetwork(found.steps, tuple(x.shape[1:]), names, found.report)
+
+
+def agreement(small: ConvertedNetwork, net: Any, X: ArrayLike) -> Agreement:
+    """How far a network agrees on samples with the one that it was made of.
+
+    Parameters
+    ----------
+    small : ConvertedNetwork
+    net : torch.nn.Module or a network of scikit-learn
+        As for :func:`compress`.
+    X : (n, …) array
+        Samples, best such as neither was made with.
+
+    Returns
+    -------
+    Agreement
+        TypeError if ``net`` is none that can be read; ValueError if X does not fit both networks.
+
+    Examples
+    --------
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> agreement(nh.compress(net, np.eye(2), levels=16, bits=8), net, np.eye(2)).error < 0.1
+    True
+    """
+    if not isinstance(small, ConvertedNetwork):
+        raise TypeError(f"small must be a ConvertedNetwork, got {type(small).__name__}")
+    after = small.outputs(X)
+    x = tensor(X)
+    steps = read(net, x[:_PROBE]).steps
+    with torch.no_grad():
+        before = torch.cat([run(steps, rows) for rows in x.split(_PROBE)])
+    if before.shape != after.shape:
+        raise ValueError(f"net must have {after.shape[1]} outputs, got {before.shape[1]}")
+    return agreed(before, torch.from_numpy(after), small.classes is not None)
+
+
+def _names(original: Original, classes: Any) -> NDArray | None:
+    """What the outputs stand for; None for values."""
+    own, outputs = original.classes, original.outputs
+    if classes is None:
+        if own is None and outputs == 1 and not original.shows:
+            raise ValueError(
+                "classes must name the two that net's one output tells apart, such as "
+                "classes=[0, 1]; or be () where outputs are values"
+            )
+        classes = np.arange(max(2, outputs)) if own is None else own
+    elif own is not None and np.size(own) == 0 and np.size(classes):
+        raise ValueError("classes belong to a classifier; the outputs of net are values")
+    return known_classes(classes, outputs)
 
 
 def _compress_random(

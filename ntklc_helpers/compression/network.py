@@ -16,6 +16,7 @@ from attrs import define, field, frozen, setters
 from numpy.typing import ArrayLike, NDArray
 
 from .._checks import one_of, samples, torch_device
+from .converted import ConvertedNetwork
 from .engine import IntegerLayer, run
 from .layers import TernaryLayer, WeightStorage
 from .readout import Readout, fit_readout
@@ -266,8 +267,12 @@ def _path(path: Any) -> Path:
     return Path(path)
 
 
-def load(path: str | os.PathLike) -> CompressedNetwork:
-    """The :class:`CompressedNetwork` that was saved; weights saved as a seed are drawn again.
+def load(path: str | os.PathLike) -> CompressedNetwork | ConvertedNetwork:
+    """The network that was saved, of either kind; weights saved as a seed are drawn again.
+
+    Returns
+    -------
+    CompressedNetwork or ConvertedNetwork
 
     Raises
     ------
@@ -288,6 +293,7 @@ def load(path: str | os.PathLike) -> CompressedNetwork:
     """
     content = _path(path).read_bytes()
     try:
-        return CompressedNetwork.from_bytes(content)
+        converted = "operations" in from_bytes(content)[1]
+        return (ConvertedNetwork if converted else CompressedNetwork).from_bytes(content)
     except NetworkFileError as error:
         raise NetworkFileError(f"{os.fspath(path)}: {error}") from error

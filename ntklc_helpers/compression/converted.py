@@ -1,0 +1,220 @@
+"""Trained networks on codes and staircases: run by torch, saved in few bytes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import field, frozen
+from numpy.typing import ArrayLike, NDArray
+
+from .._checks import array, labels
+from .operations import Affine, LayerReport, Step, from_arrays, run, to_arrays
+from .readout import two_classes
+from .storage import NetworkFileError, from_bytes, replace_file, to_bytes
+
+_BATCH = 1024
+
+
+@frozen
+class ConvertedMemory:
+    """Bytes of a converted network: its file, packed; a dense one's in float32, without a header.
+
+    ``resident`` are arrays held to predict, codes in a byte each. ``bits_per_weight`` counts codes
+    as packed, without scales and biases.
+
+    Examples
+    --------
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> memory = nh.compress(net, np.eye(2), levels=2, bits=[4, 4]).memory()
+    >>> memory.weights, memory.dense_file, memory.bits_per_weight
+    (32, 168, 4.0)
+    """
+
+    packed_file: int
+    dense_file: int
+    resident: int
+    weights: int
+    bits_per_weight: float
+
+
+@frozen
+class Agreement:
+    """How far a network and another agree: share of equal classes (None for values), and error.
+
+    ``error`` is the root of Σ (difference of outputs)² over Σ (the original's outputs less their
+    mean)².
+
+    Examples
+    --------
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> small = nh.compress(net, np.eye(2), levels=2, bits=8)
+    >>> nh.compression.agreement(small, net, np.eye(2)).classes
+    1.0
+    """
+
+    classes: float | None
+    error: float
+
+
+@frozen(eq=False, repr=False)
+class ConvertedNetwork:
+    """A trained network whose weights are codes with a scale a row; see :func:`compress`.
+
+    A call takes a float tensor (n, …) to outputs (n, K) where the tensor is.
+
+    Attributes
+    ----------
+    steps : list of Step
+    shape : tuple of int
+        Of one sample.
+    classes : (K,) labels, or None
+        None if outputs are values.
+    report : tuple of LayerReport
+        One for each operation that was replaced; empty for a network that was loaded.
+
+    Examples
+    --------
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> small = nh.compress(net, np.eye(2), levels=2, bits=4, classes=["no", "yes"])
+    >>> small.predict(np.eye(2)).shape, small
+    ((2,), ConvertedNetwork(shape=(2,), bits=(4, 8), levels=(2,), classes=2))
+    """
+
+    steps: list[Step]
+    shape: tuple[int, ...]
+    classes: NDArray | None = None
+    report: tuple[LayerReport, ...] = field(default=())
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return run(self.steps, x)
+
+    @torch.no_grad()
+    def outputs(self, X: ArrayLike) -> NDArray[np.float32]:
+        """(n, K) logits or values for X (n, …); ValueError if it does not fit."""
+        x = tensor(X, self.shape)
+        return torch.cat([self(part) for part in x.split(_BATCH)]).numpy()
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float32]:
+        """(n, K) probabilities of the classes; ValueError if outputs are values."""
+        self._known()
+        scores = torch.from_numpy(two_columns(self.outputs(X)))
+        return torch.softmax(scores, 1).numpy()
+
+    def predict(self, X: ArrayLike) -> NDArray:
+        """(n,) predicted labels; or values, (n,) where there is one output, else (n, K)."""
+        found = self.outputs(X)
+        if self.classes is None:
+            return found[:, 0] if found.shape[1] == 1 else found
+        return self.classes[two_columns(found).argmax(axis=1)]
+
+    def score(self, X: ArrayLike, y: ArrayLike) -> float:
+        """Share of the rows whose label is predicted; ValueError if outputs are values."""
+        classes, found = self._known(), self.predict(X)
+        y = labels("y", y, len(found))
+        if (y.dtype.kind == "U") != (classes.dtype.kind == "U"):
+            raise ValueError(f"y must be labels like {classes[0]!r}, got {y[0]!r}")
+        return float(np.mean(found == y))
+
+    def memory(self) -> ConvertedMemory:
+        """What the network takes on disk and in memory."""
+        layers = [step.operation for step in self.steps if isinstance(step.operation, Affine)]
+        others = [step.operation for step in self.steps if not isinstance(step.operation, Affine)]
+        weights = sum(layer.codes.size for layer in layers)
+        rows = sum(len(layer.codes) for layer in layers)
+        held = sum(len(getattr(other, "levels", ())) for other in others)
+        packed = sum(layer.nbytes for layer in layers) - 8 * rows
+        return ConvertedMemory(
+            packed_file=len(self.to_bytes()),
+            dense_file=4 * (weights + rows),
+            resident=weights + 8 * rows + 16 * held,
+            weights=weights,
+            bits_per_weight=8 * packed / weights,
+        )
+
+    def save(self, path: str | os.PathLike) -> int:
+        """Write one safetensors file, whole or not at all; returns its size in bytes.
+
+        OSError if the file cannot be written.
+        """
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"path must be text or a path, got {type(path).__name__}")
+        content = self.to_bytes()
+        replace_file(Path(path), content)
+        return len(content)
+
+    def to_bytes(self) -> bytes:
+        """What :meth:`save` writes."""
+        tensors, described = to_arrays(self.steps)
+        classes = None if self.classes is None else self.classes.tolist()
+        about = {"operations": described, "shape": self.shape, "classes": classes}
+        return to_bytes(tensors, about)
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> ConvertedNetwork:
+        """The network in a file's content; NetworkFileError if there is none."""
+        tensors, about = from_bytes(content)
+        try:
+            steps = from_arrays(tensors, about["operations"], about["shape"])
+            shape, last = tuple(about["shape"]), steps[-1].operation
+            if not isinstance(last, Affine):
+                raise ValueError("the last operation must be a layer of weights")
+            classes = known_classes(about["classes"], len(last.codes))
+            return cls(steps, shape, classes)
+        except (KeyError, TypeError, ValueError, AttributeError, MemoryError) as error:
+            raise NetworkFileError(f"not a compressed network: {error}") from error
+
+    def _known(self) -> NDArray:
+        if self.classes is None:
+            raise ValueError("the network's outputs are values and no scores of classes: predict")
+        return self.classes
+
+    def __repr__(self) -> str:
+        operations = [step.operation for step in self.steps]
+        bits = tuple(op.bits for op in operations if isinstance(op, Affine))
+        levels = tuple(len(set(op.levels)) for op in operations if hasattr(op, "levels"))
+        classes = "none" if self.classes is None else len(self.classes)
+        return f"ConvertedNetwork(shape={self.shape}, bits={bits}, {levels=}, {classes=})"
+
+
+def tensor(X: ArrayLike, shape: Sequence[int] | None = None) -> torch.Tensor:
+    """X (n, …) as float32 of finite numbers, samples of that shape."""
+    found = array("X", X, None)
+    if found.ndim < 2 or 0 in found.shape:
+        raise ValueError(f"X must have a sample a row, got shape {found.shape}")
+    if shape is not None and found.shape[1:] != tuple(shape):
+        raise ValueError(f"X must have samples of shape {tuple(shape)}, got {found.shape}")
+    x = torch.from_numpy(found).float()
+    if not x.isfinite().all():
+        raise ValueError("X must be finite in float32: scale it")
+    return x
+
+
+def known_classes(classes: Any, outputs: int) -> NDArray | None:
+    """Labels of that many outputs, two where there is one; None for values."""
+    if classes is None or np.size(classes) == 0:
+        return None
+    found = two_classes("classes", classes, max(2, outputs))
+    if len(np.unique(found)) < len(found):
+        raise ValueError("classes must be different")
+    return found
+
+
+def two_columns(outputs: NDArray) -> NDArray:
+    """Scores of the classes: one logit stands against 0."""
+    return outputs if outputs.shape[1] > 1 else np.hstack([0 * outputs, outputs])
+
+
+def agreed(before: torch.Tensor, after: torch.Tensor, classes: bool) -> Agreement:
+    """How far outputs agree."""
+    a, b = (values.double().numpy() for values in (before, after))
+    spread = np.sum((a - a.mean(0)) ** 2)
+    error = float(np.sqrt(np.sum((a - b) ** 2) / spread)) if spread else float((a != b).any())
+    if not classes:
+        return Agreement(None, error)
+    same = two_columns(a).argmax(1) == two_columns(b).argmax(1)
+    return Agreement(float(np.mean(same)), error)

@@ -1,0 +1,305 @@
+"""Trained networks of torch and scikit-learn as a list of operations.
+
+A module is traced by ``torch.fx``, and each operation read off it is held against what the module
+makes of samples: what does anything else than its type says, by a hook or in a subclass, is found.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+import torch
+from attrs import evolve, frozen
+from torch import fx, nn
+from torch.nn import functional as F
+
+from ..theory.activations import activation
+from .operations import Affine, Applied, Operation, Plain, Step, Window, run
+
+_SKLEARN = {"identity": "linear", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
+_DROPOUTS = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d | nn.AlphaDropout
+_NOTHING = _DROPOUTS | nn.FeatureAlphaDropout | nn.Identity
+_SHOWS = (F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, torch.sigmoid, F.sigmoid)
+# Of each pooling: the module, and the options in the order that the function takes them.
+_POOLS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
+    "max_pool2d": (nn.MaxPool2d, ("kernel_size", "stride", "padding", "dilation", "ceil_mode")),
+    "avg_pool2d": (
+        nn.AvgPool2d,
+        ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
+    ),
+    "adaptive_avg_pool2d": (nn.AdaptiveAvgPool2d, ("output_size",)),
+}
+
+
+@frozen(eq=False)
+class Original:
+    """A trained network: its steps, and what its outputs are.
+
+    ``shows`` is whether it ends by showing scores as probabilities, which is left out of steps;
+    ``classes`` are labels that it knows, () for values, None where it cannot say.
+    """
+
+    steps: list[Step]
+    shows: bool = False
+    classes: Any = None
+
+    @property
+    def outputs(self) -> int:
+        """How many it has."""
+        return len(cast(Affine, self.steps[-1].operation).codes)
+
+
+def read(net: Any, X: torch.Tensor) -> Original:
+    """The operations of a torch module, or of scikit-learn's MLPClassifier or MLPRegressor.
+
+    TypeError for what cannot be taken, with its place; ValueError if X (n, …) does not fit.
+    """
+    if hasattr(net, "out_activation_"):
+        return _sklearn(net, X)
+    if not isinstance(net, nn.Module):
+        raise TypeError(
+            "net must be a torch.nn.Module, or a fitted MLPClassifier or MLPRegressor of "
+            f"scikit-learn, got {type(net).__name__}"
+        )
+    try:
+        graph = _Tracer().trace(net)
+    except Exception as error:
+        raise TypeError(
+            f"net, a {type(net).__name__}, cannot be traced by torch.fx: {error}; write its "
+            "forward without branches on the data"
+        ) from error
+    X = X.to(next(net.parameters(), X))
+    with _evaluated(net), torch.no_grad():
+        reader = _Reader(net, graph)
+        reader.run(X)
+        same = _close(net(X), run(reader.steps, X)) or reader.shows
+    if not same:
+        reason = "it must give one tensor, and do no more than its modules do; take off its hooks"
+        raise refusal("net", net, reason)
+    if not reader.steps or not isinstance(reader.steps[-1].operation, Affine):
+        raise TypeError("net must end with a Linear layer, and a Softmax or Sigmoid at most")
+    return Original(reader.steps, reader.shows)
+
+
+def refusal(path: str, module: Any, reason: str) -> TypeError:
+    name = type(module).__name__ if isinstance(module, nn.Module) else str(module)
+    return TypeError(f"{path}, a {name}, cannot be compressed: {reason}")
+
+
+def _sklearn(net: Any, X: torch.Tensor) -> Original:
+    kinds: dict[str, Any] = {"softmax": getattr(net, "classes_", None), "identity": ()}
+    if net.n_outputs_ == 1:
+        kinds["logistic"] = kinds["softmax"]
+    if net.out_activation_ not in kinds:
+        raise TypeError(f"net must tell one label a sample, or values; {net!r} tells several")
+    if X.ndim != 2 or X.shape[1] != len(net.coefs_[0]):
+        raise ValueError(f"X must have {len(net.coefs_[0])} columns, got shape {tuple(X.shape)}")
+    act = activation(_SKLEARN[net.activation])
+    steps: list[Step] = []
+    for i, (W, b) in enumerate(zip(net.coefs_, net.intercepts_, strict=True)):
+        if i:
+            steps.append(Step(Applied(act), (len(steps),), f"net.activation after coefs_[{i - 1}]"))
+        steps.append(Step(_affine(W.T, b), (len(steps),), f"net.coefs_[{i}]"))
+    return Original(steps, classes=kinds[net.out_activation_])
+
+
+def _affine(weight: Any, bias: Any, window: Window | None = None) -> Affine:
+    """With weights in place of codes."""
+    weight = np.ascontiguousarray(weight, np.float32)
+    rows = len(weight)
+    bias = np.zeros(rows, np.float32) if bias is None else np.asarray(bias, np.float32)
+    return Affine(weight, np.ones(rows, np.float32), bias, None, window)
+
+
+def _plain(parameter: torch.Tensor | None) -> Any:
+    return None if parameter is None else parameter.detach().cpu().double().numpy()
+
+
+@contextmanager
+def _evaluated(net: nn.Module) -> Iterator[None]:
+    parts = list(net.modules())
+    modes = [part.training for part in parts]
+    try:
+        for part in parts:
+            part.training = False
+        yield
+    finally:
+        for part, mode in zip(parts, modes, strict=True):
+            part.training = mode
+
+
+def _close(a: Any, b: torch.Tensor) -> bool:
+    if not isinstance(a, torch.Tensor) or a.shape != b.shape:
+        return False
+    return bool((a - b).abs().max() <= torch.finfo(b.dtype).eps ** 0.5 * (1e-3 + b.abs().max()))
+
+
+class _Tracer(fx.Tracer):
+    """Goes into modules that have parts; one that has none may be an activation."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        own = not next(m.children(), None)
+        return own or super().is_leaf_module(m, module_qualified_name)
+
+
+class _Reader(fx.Interpreter):
+    """Runs a graph, and writes down each node as a step once it has done the same."""
+
+    def __init__(self, net: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(fx.GraphModule(net, graph))
+        self.steps: list[Step] = []
+        self.shows = False
+        self.net = net
+        # Of each node that is a tensor: which value it is, and the value as the steps have it.
+        self.number: dict[fx.Node, int] = {}
+        self.value: dict[fx.Node, torch.Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.op == "placeholder":
+            found = super().run_node(n)
+            if self.number:
+                raise TypeError("net must take one argument, the samples")
+            self.number[n], self.value[n] = 0, found
+            return found
+        if n.op in ("output", "get_attr"):
+            return super().run_node(n)
+        path, what = self._place(n)
+        taken = [arg for arg in n.all_input_nodes if arg in self.value]
+        try:
+            found = super().run_node(n)
+        except (RuntimeError, ValueError) as error:
+            shapes = [tuple(self.value[arg].shape) for arg in taken]
+            raise ValueError(f"X must fit net: {path} cannot take {shapes}: {error}") from error
+        if isinstance(found, torch.Tensor):
+            self._write(n, path, what, taken, found)
+        return found
+
+    def _place(self, n: fx.Node) -> tuple[str, Any]:
+        """Where a node stands in the network, and its module, function or method's name."""
+        if n.op == "call_module":
+            path = "".join(f"[{p}]" if p.isdigit() else f".{p}" for p in str(n.target).split("."))
+            return f"net{path}", self.net.get_submodule(str(n.target))
+        owners = list(n.meta.get("nn_module_stack", {"": None}))
+        name = n.target if isinstance(n.target, str) else getattr(n.target, "__name__", n.target)
+        inside = "".join(f"[{p}]" if p.isdigit() else f".{p}" for p in owners[-1].split(".") if p)
+        return f"net{inside}: {name}", n.target
+
+    def _write(self, n: fx.Node, path: str, what: Any, taken: list, found: torch.Tensor) -> None:
+        if self._kept(n, what, taken, found):
+            self.number[n], self.value[n] = self.number[taken[0]], self.value[taken[0]]
+            return
+        values = [self.value[arg] for arg in taken]
+        norm = isinstance(what, nn.BatchNorm1d | nn.BatchNorm2d)
+        if norm:
+            operation: Operation = self._folded(path, what, taken[0])
+            step = evolve(self.steps[-1], operation=operation)
+            values = [self.value[arg] for arg in taken[0].all_input_nodes if arg in self.value]
+        else:
+            operation = self._operation(n, path, what, values, found)
+            step = Step(operation, tuple(self.number[arg] for arg in taken), path)
+        try:
+            mine = operation(*values)
+        except (RuntimeError, TypeError) as error:
+            raise refusal(path, what, f"it cannot be run alone: {error}") from error
+        if not _close(found, mine):
+            reason = "it computes something else than its type says; take off what changes it"
+            raise refusal(path, what, reason)
+        self.steps = [*(self.steps[:-1] if norm else self.steps), step]
+        self.number[n], self.value[n] = len(self.steps), mine
+
+    def _kept(self, n: fx.Node, what: Any, taken: list, found: torch.Tensor) -> bool:
+        """Whether a node is left out: it changes nothing when evaluated, or shows probabilities."""
+        if len(taken) != 1:
+            return False
+        before = self.value[taken[0]]
+        if isinstance(what, _NOTHING) or what in (F.dropout, F.dropout2d, "contiguous"):
+            return _close(found, before)
+        if isinstance(what, nn.Flatten) and _close(found, before):
+            return True
+        last = all(user.op == "output" for user in n.users)
+        shown = isinstance(what, nn.Softmax | nn.LogSoftmax | nn.Sigmoid) or what in (
+            *_SHOWS,
+            *("softmax", "log_softmax", "sigmoid"),
+        )
+        if not (last and shown and found.ndim == 2):
+            return False
+        one = found.shape[1] == 1
+        ways = [torch.sigmoid] if one else [nn.Softmax(1), nn.LogSoftmax(1)]
+        self.shows = any(_close(found, way(before)) for way in ways)
+        return self.shows
+
+    def _operation(
+        self, n: fx.Node, path: str, what: Any, values: list[torch.Tensor], found: torch.Tensor
+    ) -> Operation:
+        if len(values) == 2 and what in (operator.add, operator.iadd, torch.add, "add", "add_"):
+            return Plain("add")
+        if len(values) != 1:
+            raise refusal(path, what, "of operations on two values only a sum can be taken")
+        if isinstance(what, nn.Linear):
+            return _affine(_plain(what.weight), _plain(what.bias))
+        if isinstance(what, nn.Conv2d):
+            return self._convolution(path, what)
+        for name, (kind, options) in _POOLS.items():
+            if isinstance(what, kind):
+                return Plain(name, {o: getattr(what, o) for o in options})
+            if what is getattr(F, name):
+                given = dict(zip(options, n.args[1:], strict=False)) | n.kwargs
+                return Plain(name, {o: given[o] for o in options if o in given})
+        if found.shape != values[0].shape:
+            if _close(found, values[0].flatten(1)):
+                return Plain("flatten", {"start_dim": 1})
+            if values[0].ndim == 4 and _close(found, values[0].mean((2, 3))):
+                return Plain("mean", {"dim": [2, 3]})
+            raise refusal(
+                path, what, "it is no Linear, Conv2d, pooling, Flatten, sum or activation"
+            )
+        return self._activation(n, path, what, values[0], found)
+
+    def _convolution(self, path: str, module: nn.Conv2d) -> Affine:
+        if module.padding_mode != "zeros" or isinstance(module.padding, str):
+            raise refusal(path, module, "its padding must be of zeros and given as numbers")
+        window = Window(module.stride, module.padding, module.dilation, module.groups)
+        return _affine(_plain(module.weight), _plain(module.bias), window)
+
+    def _folded(self, path: str, norm: Any, before: fx.Node) -> Affine:
+        """The layer and the batch norm after it, with its running statistics, as one."""
+        last = self.steps[-1].operation if self.steps else None
+        alone = self.number[before] == len(self.steps) and len(before.users) == 1
+        if not (isinstance(last, Affine) and alone and norm.track_running_stats):
+            reason = "it must follow a Linear or Conv2d at once, and track running statistics"
+            raise refusal(path, norm, reason)
+        gain = (_plain(norm.running_var) + norm.eps) ** -0.5
+        gain, shift = (gain * _plain(norm.weight), _plain(norm.bias)) if norm.affine else (gain, 0)
+        weight = gain.reshape(-1, *[1] * (last.codes.ndim - 1)) * last.codes
+        return _affine(weight, gain * (last.bias - _plain(norm.running_mean)) + shift, last.window)
+
+    def _activation(
+        self, n: fx.Node, path: str, what: Any, x: torch.Tensor, found: torch.Tensor
+    ) -> Applied:
+        """Elementwise: in another order it gives the same in that order."""
+
+        def function(values: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                if n.op == "call_module":
+                    return what(values.clone())
+                rest = [values.clone() if isinstance(a, fx.Node) else a for a in n.args]
+                if n.op == "call_method":
+                    return getattr(rest[0], what)(*rest[1:], **n.kwargs)
+                return what(*rest, **n.kwargs)
+
+        flat = x.reshape(-1)
+        order = torch.randperm(len(flat), generator=torch.Generator().manual_seed(0))
+        try:
+            mixed = function(flat[order].reshape(x.shape)).reshape(-1)
+            same = _close(mixed, found.reshape(-1)[order])
+        except (RuntimeError, TypeError, ValueError, IndexError):
+            same = False
+        if not same:
+            raise refusal(
+                path, what, "it is no Linear, Conv2d, pooling, Flatten, sum or elementwise function"
+            )
+        return Applied(function)
