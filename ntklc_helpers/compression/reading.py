@@ -7,7 +7,7 @@ makes of samples: what does anything else than its type says, by a hook or in a 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -138,12 +138,28 @@ def _close(a: Any, b: torch.Tensor) -> bool:
     return bool((a - b).abs().max() <= torch.finfo(b.dtype).eps ** 0.5 * (1e-3 + b.abs().max()))
 
 
+def _folded(path: str, norm: Any, last: Any) -> Affine:
+    """The layer and the batch norm after it, with its running statistics, as one."""
+    if not (isinstance(last, Affine) and norm.track_running_stats):
+        reason = "it must follow a Linear or Conv2d at once, and track running statistics"
+        raise refusal(path, norm, reason)
+    gain = (_plain(norm.running_var) + norm.eps) ** -0.5
+    gain, shift = (gain * _plain(norm.weight), _plain(norm.bias)) if norm.affine else (gain, 0)
+    weight = gain.reshape(-1, *[1] * (last.codes.ndim - 1)) * last.codes
+    return _affine(weight, gain * (last.bias - _plain(norm.running_mean)) + shift, last.window)
+
+
+def _after(second: Applied, first: Applied) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda x: second(first(x))
+
+
 class _Tracer(fx.Tracer):
     """Goes into modules that have parts; one that has none may be an activation."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        own = not next(m.children(), None)
-        return own or super().is_leaf_module(m, module_qualified_name)
+        if isinstance(m, nn.Sequential):
+            return False
+        return not any(m.children()) or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Reader(fx.Interpreter):
@@ -151,28 +167,29 @@ class _Reader(fx.Interpreter):
 
     def __init__(self, net: nn.Module, graph: fx.Graph) -> None:
         super().__init__(fx.GraphModule(net, graph))
+        self.extra_traceback = False
         self.steps: list[Step] = []
         self.shows = False
         self.net = net
-        # Of each node that is a tensor: which value it is, and the value as the steps have it.
+        # Of each node that is a tensor, which value it is; and the values as the steps make them.
         self.number: dict[fx.Node, int] = {}
-        self.value: dict[fx.Node, torch.Tensor] = {}
+        self.made: list[torch.Tensor] = []
 
     def run_node(self, n: fx.Node) -> Any:
         if n.op == "placeholder":
             found = super().run_node(n)
             if self.number:
                 raise TypeError("net must take one argument, the samples")
-            self.number[n], self.value[n] = 0, found
+            self.number[n], self.made = 0, [found]
             return found
         if n.op in ("output", "get_attr"):
             return super().run_node(n)
         path, what = self._place(n)
-        taken = [arg for arg in n.all_input_nodes if arg in self.value]
+        taken = [arg for arg in n.all_input_nodes if arg in self.number]
         try:
             found = super().run_node(n)
         except (RuntimeError, ValueError) as error:
-            shapes = [tuple(self.value[arg].shape) for arg in taken]
+            shapes = [tuple(self.made[self.number[arg]].shape) for arg in taken]
             raise ValueError(f"X must fit net: {path} cannot take {shapes}: {error}") from error
         if isinstance(found, torch.Tensor):
             self._write(n, path, what, taken, found)
@@ -189,37 +206,37 @@ class _Reader(fx.Interpreter):
         return f"net{inside}: {name}", n.target
 
     def _write(self, n: fx.Node, path: str, what: Any, taken: list, found: torch.Tensor) -> None:
-        if self._kept(n, what, taken, found):
-            self.number[n], self.value[n] = self.number[taken[0]], self.value[taken[0]]
+        numbers = tuple(self.number[node] for node in taken)
+        if len(taken) == 1 and self._kept(n, what, self.made[numbers[0]], found):
+            self.number[n] = numbers[0]
             return
-        values = [self.value[arg] for arg in taken]
-        norm = isinstance(what, nn.BatchNorm1d | nn.BatchNorm2d)
-        if norm:
-            operation: Operation = self._folded(path, what, taken[0])
-            step = evolve(self.steps[-1], operation=operation)
-            values = [self.value[arg] for arg in taken[0].all_input_nodes if arg in self.value]
+        # What nobody else takes can become one operation with this.
+        alone = self.steps and numbers == (len(self.steps),) and len(taken[0].users) == 1
+        last = self.steps[-1] if alone else None
+        if isinstance(what, nn.BatchNorm1d | nn.BatchNorm2d):
+            operation: Operation = _folded(path, what, last and last.operation)
         else:
+            values = [self.made[k] for k in numbers]
             operation = self._operation(n, path, what, values, found)
-            step = Step(operation, tuple(self.number[arg] for arg in taken), path)
-        try:
-            mine = operation(*values)
-        except (RuntimeError, TypeError) as error:
-            raise refusal(path, what, f"it cannot be run alone: {error}") from error
+            if last and isinstance(last.operation, Applied) and isinstance(operation, Applied):
+                operation = Applied(_after(operation, last.operation))
+            else:
+                last = None
+        step = evolve(last, operation=operation) if last else Step(operation, numbers, path)
+        mine = operation(*(self.made[k] for k in step.inputs))
         if not _close(found, mine):
             reason = "it computes something else than its type says; take off what changes it"
             raise refusal(path, what, reason)
-        self.steps = [*(self.steps[:-1] if norm else self.steps), step]
-        self.number[n], self.value[n] = len(self.steps), mine
+        kept = len(self.steps) - (last is not None)
+        self.steps, self.made = [*self.steps[:kept], step], [*self.made[: kept + 1], mine]
+        self.number[n] = len(self.steps)
 
-    def _kept(self, n: fx.Node, what: Any, taken: list, found: torch.Tensor) -> bool:
+    def _kept(self, n: fx.Node, what: Any, before: torch.Tensor, found: torch.Tensor) -> bool:
         """Whether a node is left out: it changes nothing when evaluated, or shows probabilities."""
-        if len(taken) != 1:
-            return False
-        before = self.value[taken[0]]
         if isinstance(what, _NOTHING) or what in (F.dropout, F.dropout2d, "contiguous"):
             return _close(found, before)
-        if isinstance(what, nn.Flatten) and _close(found, before):
-            return True
+        if isinstance(what, nn.Flatten) or what in (torch.flatten, "flatten", "view", "reshape"):
+            return _close(found, before)
         last = all(user.op == "output" for user in n.users)
         shown = isinstance(what, nn.Softmax | nn.LogSoftmax | nn.Sigmoid) or what in (
             *_SHOWS,
@@ -238,7 +255,7 @@ class _Reader(fx.Interpreter):
         if len(values) == 2 and what in (operator.add, operator.iadd, torch.add, "add", "add_"):
             return Plain("add")
         if len(values) != 1:
-            raise refusal(path, what, "of operations on two values only a sum can be taken")
+            raise refusal(path, what, "it must take one value, or be the sum of two")
         if isinstance(what, nn.Linear):
             return _affine(_plain(what.weight), _plain(what.bias))
         if isinstance(what, nn.Conv2d):
@@ -264,18 +281,6 @@ class _Reader(fx.Interpreter):
             raise refusal(path, module, "its padding must be of zeros and given as numbers")
         window = Window(module.stride, module.padding, module.dilation, module.groups)
         return _affine(_plain(module.weight), _plain(module.bias), window)
-
-    def _folded(self, path: str, norm: Any, before: fx.Node) -> Affine:
-        """The layer and the batch norm after it, with its running statistics, as one."""
-        last = self.steps[-1].operation if self.steps else None
-        alone = self.number[before] == len(self.steps) and len(before.users) == 1
-        if not (isinstance(last, Affine) and alone and norm.track_running_stats):
-            reason = "it must follow a Linear or Conv2d at once, and track running statistics"
-            raise refusal(path, norm, reason)
-        gain = (_plain(norm.running_var) + norm.eps) ** -0.5
-        gain, shift = (gain * _plain(norm.weight), _plain(norm.bias)) if norm.affine else (gain, 0)
-        weight = gain.reshape(-1, *[1] * (last.codes.ndim - 1)) * last.codes
-        return _affine(weight, gain * (last.bias - _plain(norm.running_mean)) + shift, last.window)
 
     def _activation(
         self, n: fx.Node, path: str, what: Any, x: torch.Tensor, found: torch.Tensor
