@@ -12,9 +12,9 @@ import torch
 from attrs import field, frozen
 from numpy.typing import ArrayLike, NDArray
 
-from .._checks import array, labels
+from .._checks import array
 from .operations import Affine, LayerReport, Step, from_arrays, run, to_arrays
-from .readout import two_classes
+from .readout import share_right, two_classes
 from .storage import NetworkFileError, from_bytes, replace_file, to_bytes
 
 _BATCH = 1024
@@ -114,11 +114,8 @@ class ConvertedNetwork:
 
     def score(self, X: ArrayLike, y: ArrayLike) -> float:
         """Share of the rows whose label is predicted; ValueError if outputs are values."""
-        classes, found = self._known(), self.predict(X)
-        y = labels("y", y, len(found))
-        if (y.dtype.kind == "U") != (classes.dtype.kind == "U"):
-            raise ValueError(f"y must be labels like {classes[0]!r}, got {y[0]!r}")
-        return float(np.mean(found == y))
+        self._known()
+        return share_right(self.predict(X), y)
 
     def memory(self) -> ConvertedMemory:
         """What the network takes on disk and in memory."""
@@ -168,10 +165,9 @@ class ConvertedNetwork:
         except (KeyError, TypeError, ValueError, AttributeError, MemoryError) as error:
             raise NetworkFileError(f"not a compressed network: {error}") from error
 
-    def _known(self) -> NDArray:
+    def _known(self) -> None:
         if self.classes is None:
             raise ValueError("the network's outputs are values and no scores of classes: predict")
-        return self.classes
 
     def __repr__(self) -> str:
         operations = [step.operation for step in self.steps]

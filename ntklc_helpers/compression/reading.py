@@ -285,7 +285,7 @@ class _Reader(fx.Interpreter):
     def _activation(
         self, n: fx.Node, path: str, what: Any, x: torch.Tensor, found: torch.Tensor
     ) -> Applied:
-        """Elementwise: in another order it gives the same in that order."""
+        """Elementwise, or refused."""
 
         def function(values: torch.Tensor) -> torch.Tensor:
             with torch.no_grad():
@@ -296,11 +296,11 @@ class _Reader(fx.Interpreter):
                     return getattr(rest[0], what)(*rest[1:], **n.kwargs)
                 return what(*rest, **n.kwargs)
 
-        flat = x.reshape(-1)
-        order = torch.randperm(len(flat), generator=torch.Generator().manual_seed(0))
+        # Each entry by itself: the small ones without the large, in a row.
+        flat, order = x.reshape(-1), x.reshape(-1).argsort()
         try:
-            mixed = function(flat[order].reshape(x.shape)).reshape(-1)
-            same = _close(mixed, found.reshape(-1)[order])
+            parts = [function(part) for part in flat[order].chunk(2)]
+            same = _close(torch.cat(parts), found.reshape(-1)[order])
         except (RuntimeError, TypeError, ValueError, IndexError):
             same = False
         if not same:

@@ -131,11 +131,15 @@ class Readout:
 
     def score(self, features: ArrayLike, y: ArrayLike) -> float:
         """Share of the rows whose label is predicted; a ValueError if y has other labels."""
-        found = self.predict(features)
-        y = labels("y", y, len(found))
-        if (y.dtype.kind == "U") != (found.dtype.kind == "U"):
-            raise ValueError(f"y must be labels like {self.classes[0]!r}, got {y[0]!r}")
-        return float(np.mean(found == y))
+        return share_right(self.predict(features), y)
+
+
+def share_right(found: NDArray, y: ArrayLike) -> float:
+    """Share of labels found that are those in y; ValueError if those are none, or of other kind."""
+    y = labels("y", y, len(found))
+    if (y.dtype.kind == "U") != (found.dtype.kind == "U"):
+        raise ValueError(f"y must be labels like {found[0]!r}, got {y[0]!r}")
+    return float(np.mean(found == y))
 
 
 def two_classes(argument: str, y: ArrayLike, n: int) -> NDArray:

@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 
 from .._checks import FloatArray
 
@@ -76,31 +76,33 @@ def plain(W: FloatArray, H: FloatArray, bits: Bits) -> Rounded:
 
 
 def second_order(W: FloatArray, H: FloatArray, bits: Bits) -> Rounded:
-    """Rounded by the three steps above; of no row worse than :func:`plain`."""
+    """Rounded by the three steps above; of no row worse than :func:`plain`.
+
+    ``W`` (rows, columns), ``H`` (columns, columns) positive definite. The inputs with the largest
+    moments come first, so that most of the others can make up for them.
+    """
+    order = np.argsort(-np.diag(H), kind="stable")
+    W, H = np.asfortranarray(W[:, order]), H[np.ix_(order, order)]
     best = plain(W, H, bits)
-    start = best.scale
-    for part in _AROUND:
-        codes = _in_turn(W, H, part * start, bits)
-        best = _better(best, _judged(W, H, codes, part * start))
+    for scale in [part * best.scale for part in _AROUND]:
+        best = _better(best, _judged(W, H, _in_turn(W, H, scale, bits), scale))
     for _ in range(_SWEEPS):
-        before = best
-        best = _better(best, _descended(W, H, _scaled(W, H, best), bits))
+        before, best = best, _better(best, _descended(W, H, _scaled(W, H, best), bits))
         if np.array_equal(before.codes, best.codes):
             break
-    return _better(_scaled(W, H, best), best)
+    best = _better(best, _scaled(W, H, best))
+    return evolve(best, codes=best.codes[:, np.argsort(order)])
 
 
 def _in_turn(W: FloatArray, H: FloatArray, scale: FloatArray, bits: Bits) -> FloatArray:
-    """Codes chosen one after another, those of the strongest inputs first."""
-    order = np.argsort(-np.diag(H), kind="stable")
-    U = np.linalg.cholesky(np.linalg.inv(H[np.ix_(order, order)])).T
-    W = np.asfortranarray(W[:, order])
+    """Codes chosen one after another."""
+    U = np.linalg.cholesky(np.linalg.inv(H)).T
     codes, errors = np.empty_like(W), np.empty_like(W)
     for j in range(W.shape[1]):
         w = W[:, j] - errors[:, :j] @ U[:j, j]
         codes[:, j] = _nearest(w, scale, bits)
         errors[:, j] = (w - scale * codes[:, j]) / U[j, j]
-    return codes[:, np.argsort(order)]
+    return codes
 
 
 def _scaled(W: FloatArray, H: FloatArray, found: Rounded) -> Rounded:
