@@ -343,6 +343,7 @@ TERNARY = nh.RandomMLP(4, [6], [STEPS], tau0=STATS.tau0, weights="ternary", spar
 SMALL = nh.compress(NET, X, levels=3, sparsity=0.5).fit_readout(X, Y)
 SMALL_UNFITTED = nh.compress(NET, X, levels=3, sparsity=0.5)
 DENSE = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+CONVERTED = nh.compress(DENSE, np.random.default_rng(3).standard_normal((40, 4)), bits=4)
 TRAINING = {"epochs": whole(1), "seed": whole(0), "batch_size": whole(4), "progress": False}
 TRAINING |= {"X": samples(X), "y": labels(Y), "learning_rate": number(0.125)}
 TRAINING |= {"device": word("cpu", optional=True)}
@@ -523,6 +524,18 @@ CALLS = {
         | {"weights": word("drawn", optional=True)},
     ),
     "compress, trained": (nh.compress, {"net": DENSE, "X": samples(X), "levels": 3}),
+    "compress, bits": (
+        nh.compress,
+        {"net": DENSE, "X": samples(X), "levels": whole(8, several=True), "bits": 8}
+        | {"seed": whole(1), "max_change": number(0.5, optional=True)},
+    ),
+    "agreement": (
+        nh.compression.agreement,
+        {"small": CONVERTED, "net": network(DENSE), "X": samples(X)},
+    ),
+    "ConvertedNetwork.predict": (CONVERTED.predict, {"X": samples(X)}),
+    "ConvertedNetwork.predict_proba": (CONVERTED.predict_proba, {"X": samples(X)}),
+    "ConvertedNetwork.score": (CONVERTED.score, {"X": samples(X), "y": labels(Y)}),
     "CompressedNetwork": (
         nh.CompressedNetwork,
         {"layers": thing(SMALL.layers), "readout": SMALL.readout},

@@ -30,6 +30,8 @@ _DAMPING, _HELD, _FEW = 0.01, 0.1, 0.01
 # Inputs that moments are taken of, and pre-activations whose quantiles stand for all.
 _PATCHES, _PER_COLUMN, _VALUES, _QUANTILES = 8192, 4, 2**20, 4096
 _BATCH = 256
+# Inputs in float32 that vary by less than this part of their power are constant.
+_ROUNDING = 1e-13
 _MOST_LEVELS = 256
 
 
@@ -164,7 +166,7 @@ def _rounded(
         a, b = a - a.mean(0), b - mean
         moments = b.T @ b / len(b)
         damping = _DAMPING * np.trace(moments) / len(moments)
-        if not damping > 0:
+        if not damping > _ROUNDING * np.mean(mean**2):
             raise ValueError("X must hold samples that differ, in every layer of the network")
         moments += damping * np.eye(len(moments))
         towards = W @ (a.T @ b / len(b)) + damping * W

@@ -142,7 +142,8 @@ def compress(
     >>> net = torch.nn.Sequential(torch.nn.Linear(2, 50), torch.nn.ReLU(), torch.nn.Linear(50, 2))
     >>> nh.compress(net, np.eye(2), levels=4, classes=["no", "yes"]).readout.classes
     array(['no', 'yes'], dtype='<U3')
-    >>> nh.compress(net, np.eye(2), levels=4, bits="ternary")
+    >>> X = np.random.default_rng(0).standard_normal((99, 2))
+    >>> nh.compress(net, X, levels=4, bits="ternary")
     ConvertedNetwork(shape=(2,), bits=('ternary', 8), levels=(4,), classes=2)
     """
     if bits is not None:
@@ -221,7 +222,8 @@ def agreement(small: ConvertedNetwork, net: Any, X: ArrayLike) -> Agreement:
     Examples
     --------
     >>> net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-    >>> agreement(nh.compress(net, np.eye(2), levels=16, bits=8), net, np.eye(2)).error < 0.1
+    >>> X = np.random.default_rng(0).standard_normal((99, 2))
+    >>> agreement(nh.compress(net, X, levels=64, bits=8), net, X).error < 0.1
     True
     """
     if not isinstance(small, ConvertedNetwork):

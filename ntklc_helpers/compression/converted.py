@@ -30,7 +30,8 @@ class ConvertedMemory:
     Examples
     --------
     >>> net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-    >>> memory = nh.compress(net, np.eye(2), levels=2, bits=[4, 4]).memory()
+    >>> X = np.random.default_rng(0).standard_normal((99, 2))
+    >>> memory = nh.compress(net, X, levels=4, bits=[4, 4]).memory()
     >>> memory.weights, memory.dense_file, memory.bits_per_weight
     (32, 168, 4.0)
     """
@@ -52,9 +53,10 @@ class Agreement:
     Examples
     --------
     >>> net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-    >>> small = nh.compress(net, np.eye(2), levels=2, bits=8)
-    >>> nh.compression.agreement(small, net, np.eye(2)).classes
-    1.0
+    >>> X = np.random.default_rng(0).standard_normal((99, 2))
+    >>> small = nh.compress(net, X, levels=64, bits=8)
+    >>> nh.compression.agreement(small, net, X).error < 0.1
+    True
     """
 
     classes: float | None
@@ -80,9 +82,10 @@ class ConvertedNetwork:
     Examples
     --------
     >>> net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-    >>> small = nh.compress(net, np.eye(2), levels=2, bits=4, classes=["no", "yes"])
-    >>> small.predict(np.eye(2)).shape, small
-    ((2,), ConvertedNetwork(shape=(2,), bits=(4, 8), levels=(2,), classes=2))
+    >>> X = np.random.default_rng(0).standard_normal((99, 2))
+    >>> small = nh.compress(net, X, levels=4, bits=4, classes=["no", "yes"])
+    >>> small.predict(X).shape, small
+    ((99,), ConvertedNetwork(shape=(2,), bits=(4, 8), levels=(4,), classes=2))
     """
 
     steps: list[Step]

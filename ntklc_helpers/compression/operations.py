@@ -206,7 +206,8 @@ class LayerReport:
     Examples
     --------
     >>> net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-    >>> [layer.path for layer in nh.compress(net, np.eye(2), levels=2, bits=4).report]
+    >>> X = np.random.default_rng(0).standard_normal((99, 2))
+    >>> [layer.path for layer in nh.compress(net, X, levels=4, bits=4).report]
     ['net[0]', 'net[1]', 'net[2]']
     """
 

@@ -76,12 +76,15 @@ def read(net: Any, X: torch.Tensor) -> Original:
     with _evaluated(net), torch.no_grad():
         reader = _Reader(net, graph)
         reader.run(X)
-        same = _close(net(X), run(reader.steps, X)) or reader.shows
+        found = run(reader.steps, X)
+        same = reader.shows or _close(net(X), found)
     if not same:
         reason = "it must give one tensor, and do no more than its modules do; take off its hooks"
         raise refusal("net", net, reason)
     if not reader.steps or not isinstance(reader.steps[-1].operation, Affine):
         raise TypeError("net must end with a Linear layer, and a Softmax or Sigmoid at most")
+    if found.ndim != 2:
+        raise ValueError(f"X must fit net: of {tuple(X.shape)} it makes {tuple(found.shape)}")
     return Original(reader.steps, reader.shows)
 
 
