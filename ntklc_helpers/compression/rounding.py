@@ -28,7 +28,7 @@ Bits = Literal["ternary", 2, 3, 4, 8]
 # Scales tried: of plain rounding as parts of the row's largest weight; then around its best.
 _PARTS = np.geomspace(0.02, 1.0, 40)
 _AROUND = 2.0 ** np.linspace(-0.75, 0.75, 7)
-_SWEEPS = 8
+_SWEEPS, _BLOCK = 8, 64
 
 
 def code_range(bits: Bits) -> tuple[int, int]:
@@ -83,9 +83,9 @@ def second_order(W: FloatArray, H: FloatArray, bits: Bits) -> Rounded:
     """
     order = np.argsort(-np.diag(H), kind="stable")
     W, H = np.asfortranarray(W[:, order]), H[np.ix_(order, order)]
-    best = plain(W, H, bits)
+    best, U = plain(W, H, bits), np.linalg.cholesky(np.linalg.inv(H)).T
     for scale in [part * best.scale for part in _AROUND]:
-        best = _better(best, _judged(W, H, _in_turn(W, H, scale, bits), scale))
+        best = _better(best, _judged(W, H, _in_turn(W, U, scale, bits), scale))
     for _ in range(_SWEEPS):
         before, best = best, _better(best, _descended(W, H, _scaled(W, H, best), bits))
         if np.array_equal(before.codes, best.codes):
@@ -94,14 +94,16 @@ def second_order(W: FloatArray, H: FloatArray, bits: Bits) -> Rounded:
     return evolve(best, codes=best.codes[:, np.argsort(order)])
 
 
-def _in_turn(W: FloatArray, H: FloatArray, scale: FloatArray, bits: Bits) -> FloatArray:
-    """Codes chosen one after another."""
-    U = np.linalg.cholesky(np.linalg.inv(H)).T
-    codes, errors = np.empty_like(W), np.empty_like(W)
-    for j in range(W.shape[1]):
-        w = W[:, j] - errors[:, :j] @ U[:j, j]
-        codes[:, j] = _nearest(w, scale, bits)
-        errors[:, j] = (w - scale * codes[:, j]) / U[j, j]
+def _in_turn(W: FloatArray, U: FloatArray, scale: FloatArray, bits: Bits) -> FloatArray:
+    """Codes chosen one after another; what blocks of them do to all behind is one product."""
+    W, codes, errors = W.copy(order="F"), np.empty_like(W), np.empty_like(W)
+    for start in range(0, W.shape[1], _BLOCK):
+        block = slice(start, start + _BLOCK)
+        for j in range(W.shape[1])[block]:
+            w = W[:, j] - errors[:, start:j] @ U[start:j, j]
+            codes[:, j] = _nearest(w, scale, bits)
+            errors[:, j] = (w - scale * codes[:, j]) / U[j, j]
+        W[:, block.stop :] -= errors[:, block] @ U[block, block.stop :]
     return codes
 
 
