@@ -12,6 +12,7 @@ from . import (
     allocations,
     command,
     conv_machine,
+    conversions,
     convolutions,
     forecasts,
     kernel_machine,
@@ -25,6 +26,7 @@ from . import (
 RECORDS: command.Records = {
     "allocation": allocations.PRESETS,
     "cifar10_vgg19": readouts.PRESETS,
+    "conversions": conversions.PRESETS,
     "convolutions": convolutions.PRESETS,
     "kernel_machine": kernel_machine.PRESETS,
     "objectives": objectives.PRESETS,
