@@ -60,7 +60,7 @@ class Block(nn.Module):
 
     def __init__(self, channels):
         super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1, groups=2)
+        self.first = nn.Conv2d(channels, channels, 3, padding="same", groups=2)
         self.norm = nn.BatchNorm2d(channels)
         self.second = nn.Conv2d(channels, channels, 3, padding=2, dilation=2)
 
@@ -152,7 +152,7 @@ def test_saved_and_loaded_it_gives_the_same(digits, dense, tmp_path, bits):
     assert again.predict(X_test)[0].startswith("no. ") and again.to_bytes() == found.to_bytes()
     # Scales and biases count, and little else.
     rows, codes = 60 + 30 + 10, memory.weights * memory.bits_per_weight / 8
-    assert codes + 8 * rows < size < codes + 8 * rows + 2500
+    assert codes + 8 * rows < size < codes + 8 * rows + 1800
     if bits in (2, 3, 4, 8):
         hidden = 64 * 60 + 60 * 30
         assert round(memory.weights * memory.bits_per_weight) == hidden * bits + 300 * 8
@@ -179,7 +179,7 @@ def test_a_convolutional_network_of_modules_and_functions(images, convolutional,
     x = torch.from_numpy(X_test)
     before = [p.clone() for p in convolutional.state_dict().values()]
     convolutional.train()
-    found = nh.compress(convolutional, X, levels=256, bits=8)
+    found = nh.compress(convolutional, X[:500], levels=128, bits=8)
     # Left as it was.
     assert convolutional.training and convolutional.block.norm.training
     assert all(map(torch.equal, before, convolutional.state_dict().values()))
@@ -195,7 +195,7 @@ def test_a_convolutional_network_of_modules_and_functions(images, convolutional,
     assert np.array_equal(nh.load(tmp_path / "net").outputs(X_test), found.outputs(X_test))
     proba = convolutional(x).exp().detach().numpy()
     np.testing.assert_allclose(found.predict_proba(X_test), proba, atol=0.1)
-    few = nh.compress(convolutional, X, levels=16, bits=4)
+    few = nh.compress(convolutional, X[:500], levels=16, bits=4)
     assert agreement(few, convolutional, X_test).classes > 0.93
     assert few.memory().packed_file < 0.7 * found.memory().packed_file
 
@@ -248,8 +248,9 @@ def test_weights_are_those_that_the_network_uses(digits, dense):
     prune.l1_unstructured(pruned[0], "weight", 0.5)
     found = nh.compress(pruned, X, levels=64, bits=8)
     assert agreement(found, pruned, X_test).classes > 0.97
-    double = deepcopy(dense).double()
-    assert agreement(nh.compress(double, X, levels=64, bits=8), dense, X_test).classes > 0.97
+    double = nn.Sequential(dense[0], nn.PReLU(), *dense[2:])
+    double = deepcopy(double).double()
+    assert agreement(nh.compress(double, X, levels=64, bits=8), double, X_test).classes > 0.97
 
 
 class Doubled(nn.Linear):
@@ -271,8 +272,8 @@ class Two(nn.Module):
         return self.part(x) * self.part(x)
 
 
-def hooked():
-    net = nn.Sequential(nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 3))
+def hooked(*end):
+    net = nn.Sequential(nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 3), *end)
     net.register_forward_hook(lambda *arguments: -arguments[-1])
     return net
 
@@ -283,7 +284,10 @@ L, M = nn.Linear(64, 8), nn.Linear(8, 3)
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (nn.Sequential(L, nn.Softmax(1), M), "net[1], a Softmax, cannot be compressed: it is no"),
+        (
+            nn.Sequential(L, nn.Softmax(1), M),
+            "net[1], a Softmax, cannot be compressed: only Linear,",
+        ),
         (nn.Sequential(L, nn.Sequential(nn.GLU()), nn.Linear(4, 2)), "net[1][0], a GLU, cannot"),
         (nn.Sequential(L, nn.PReLU(8), M), "net[1], a PReLU, cannot be compressed"),
         (nn.Sequential(L, nn.LayerNorm(8), M), "net[1], a LayerNorm, cannot be compressed"),
@@ -292,6 +296,8 @@ L, M = nn.Linear(64, 8), nn.Linear(8, 3)
         (nn.Sequential(L, nn.ReLU()), "net must end with a Linear layer"),
         (nn.Sequential(Branches(), nn.Sequential(L)), "net[0], a Branches, cannot be compressed"),
         (Two(), "net: mul, a "),
+        (hooked(nn.Softmax(1)), "net, a Sequential, cannot be compressed: it must give one tensor"),
+        (nn.Sequential(nn.Flatten(), L, nn.PReLU(8), M), "net[2], a PReLU, cannot be compressed"),
         (hooked(), "net, a Sequential, cannot be compressed: it must give one tensor"),
         (nh.RandomMLP(64, [5], ["relu"]), "bits are for networks that were trained"),
         ("net", "net must be a torch.nn.Module, or a fitted MLPClassifier or MLPRegressor"),

@@ -28,7 +28,7 @@ from .rounding import Bits, second_order
 # layer has that takes 8 bits for nothing.
 _DAMPING, _HELD, _FEW = 0.01, 0.1, 0.01
 # Inputs that moments are taken of, and pre-activations whose quantiles stand for all.
-_PATCHES, _PER_COLUMN, _VALUES, _QUANTILES = 8192, 4, 2**20, 4096
+_PATCHES, _PER_COLUMN, _VALUES, _QUANTILES = 8192, 2, 2**20, 4096
 _BATCH = 256
 # Inputs in float32 that vary by less than this part of their power are constant.
 _ROUNDING = 1e-13

@@ -23,7 +23,8 @@ from .ternary import PackedTernary, TernaryMatrix, pack_ternary, unpack_ternary
 
 # What a file may ask its reader to make room for: numbers, and sides of a kernel or a padding.
 _MOST_NUMBERS, _MOST_OF_A_SIDE = 2**28, 2**12
-_STREAMS = ("unary", "low", "signs")
+# Of packed ternary codes, streams in their order in a file: all lengths follow from the numbers.
+_STREAMS, _PACKED = ("low", "signs", "unary"), ("codes_zeros", "rice_bits", "count")
 # What has no numbers of its own, by the name in a file.
 PLAIN: dict[str, Callable[..., torch.Tensor]] = {
     "add": torch.add,
@@ -97,16 +98,15 @@ class Affine:
         return sum(array.nbytes for array in self.to_arrays()[0].values())
 
     def to_arrays(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
-        """What a file holds of it: codes packed."""
-        arrays: dict[str, NDArray] = {"scale": self.scale, "bias": self.bias}
+        """What a file holds of it: scales and biases, and codes in one stream of bits."""
+        arrays: dict[str, NDArray] = {"rows": np.stack([self.scale, self.bias])}
         about: dict[str, Any] = {"bits": self.bits, "shape": self.codes.shape}
         if self.window is not None:
             about["window"] = asdict(self.window)
         if self.bits == "ternary":
             packed = asdict(pack_ternary(TernaryMatrix.from_signs(self.matrix)))
-            arrays |= {name: packed.pop(name) for name in _STREAMS}
-            del packed["shape"]
-            return arrays, about | {"packed": packed}
+            arrays["codes"] = np.concatenate([packed[name] for name in _STREAMS])
+            return arrays, about | {"packed": {name: packed[name] for name in _PACKED}}
         width = cast(Literal[2, 3, 4, 8], self.bits)
         places = (self.codes.ravel() - code_range(width)[0]).astype(np.uint8)
         digits = places[:, None] >> np.arange(width, dtype=np.uint8) & 1
@@ -118,35 +118,42 @@ class Affine:
         bits, shape = about["bits"], tuple(whole("shape", n, 1) for n in about["shape"])
         if bits not in get_args(Bits) or not 0 < float(np.prod(shape, dtype=float)) < _MOST_NUMBERS:
             raise ValueError(f"there are no codes of {bits!r} bits and shape {shape}")
-        window = None
-        if "window" in about:
-            given = dict(about["window"])
-            whole("groups", given.get("groups", 1), 1, _MOST_NUMBERS)
-            for name in {"stride", "padding", "dilation"} & given.keys():
-                one, two = given[name]
-                least = 0 if name == "padding" else 1
-                given[name] = tuple(whole(name, k, least, _MOST_OF_A_SIDE) for k in (one, two))
-            window = Window(**given)
-        numbers = {name: arrays[name] for name in arrays if name in ("scale", "bias")}
-        streams = [arrays[name] for name in arrays if name not in numbers]
-        if any(a.dtype != np.uint8 or a.ndim != 1 for a in streams) or any(
-            a.dtype != np.float32 for a in numbers.values()
-        ):
+        rows, stream = arrays["rows"], arrays["codes"]
+        if rows.dtype != np.float32 or stream.dtype != np.uint8 or stream.ndim != 1:
             raise ValueError("codes must be packed in bytes, scale and bias be float32")
-        if bits == "ternary":
-            parts = about["packed"] | {name: arrays[name] for name in _STREAMS}
-            size = shape[0], int(np.prod(shape[1:]))
-            codes = unpack_ternary(PackedTernary(size, **parts)).to_dense()
-        else:
-            digits = np.unpackbits(arrays["codes"])
-            count = bits * int(np.prod(shape))
-            if len(arrays["codes"]) != -(-count // 8) or digits[count:].any():
-                raise ValueError(f"codes must hold {count} bits and nothing more")
-            weight = 1 << np.arange(bits, dtype=np.int16)
-            codes = (digits[:count].reshape(-1, bits) @ weight + code_range(bits)[0]).astype(
-                np.int8
-            )
-        return cls(codes.reshape(shape), arrays["scale"], arrays["bias"], bits, window)
+        window = _window(about["window"]) if "window" in about else None
+        size = shape[0], int(np.prod(shape[1:]))
+        unpack = _ternary if bits == "ternary" else _digits
+        codes = unpack(stream, size, about.get("packed", bits)).reshape(shape)
+        scale, bias = rows
+        return cls(codes, scale, bias, bits, window)
+
+
+def _window(given: Mapping[str, Any]) -> Window:
+    """From what a file says; KeyError, TypeError or ValueError if that is none."""
+    pairs = {}
+    for name, least in (("stride", 1), ("padding", 0), ("dilation", 1)):
+        one, two = given[name]
+        pairs[name] = tuple(whole(name, k, least, _MOST_OF_A_SIDE) for k in (one, two))
+    return Window(**pairs, groups=whole("groups", given["groups"], 1, _MOST_NUMBERS))
+
+
+def _ternary(
+    stream: NDArray[np.uint8], size: tuple[int, int], packed: Mapping[str, Any]
+) -> NDArray[np.int8]:
+    total, zeros = size[0] * size[1], bool(packed["codes_zeros"])
+    count, k = whole("count", packed["count"], 0, total), whole("rice_bits", packed["rice_bits"], 0, 30)
+    ends = np.cumsum([-(-count * k // 8), -(-(total - count if zeros else count) // 8)])
+    streams = dict(zip(_STREAMS, np.split(stream, ends), strict=True))
+    return unpack_ternary(PackedTernary(size, zeros, k, count, **streams)).to_dense()
+
+
+def _digits(stream: NDArray[np.uint8], size: tuple[int, int], bits: Any) -> NDArray[np.int8]:
+    digits, count = np.unpackbits(stream), bits * size[0] * size[1]
+    if len(stream) != -(-count // 8) or digits[count:].any():
+        raise ValueError(f"codes must hold {count} bits and nothing more")
+    places = digits[:count].reshape(-1, bits) @ (1 << np.arange(bits, dtype=np.int16))
+    return (places + code_range(bits)[0]).astype(np.int8)
 
 
 @frozen(eq=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +21,10 @@ from torch.nn import functional as F
 from ..theory.activations import activation
 from .operations import Affine, Applied, Operation, Plain, Step, Window, run
 
+_KNOWN = (
+    "only Linear, Conv2d, BatchNorm after either, pooling, Flatten, sums and elementwise "
+    "activations can stand here; put one of them in its place, or what it computes outside of net"
+)
 _SKLEARN = {"identity": "linear", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
 _DROPOUTS = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d | nn.AlphaDropout
 _NOTHING = _DROPOUTS | nn.FeatureAlphaDropout | nn.Identity
@@ -77,7 +82,7 @@ def read(net: Any, X: torch.Tensor) -> Original:
         reader = _Reader(net, graph)
         reader.run(X)
         found = run(reader.steps, X)
-        same = reader.shows or _close(net(X), found)
+        same = _close(net(X), reader.shows(found) if reader.shows else found)
     if not same:
         reason = "it must give one tensor, and do no more than its modules do; take off its hooks"
         raise refusal("net", net, reason)
@@ -85,7 +90,7 @@ def read(net: Any, X: torch.Tensor) -> Original:
         raise TypeError("net must end with a Linear layer, and a Softmax or Sigmoid at most")
     if found.ndim != 2:
         raise ValueError(f"X must fit net: of {tuple(X.shape)} it makes {tuple(found.shape)}")
-    return Original(reader.steps, reader.shows)
+    return Original(reader.steps, reader.shows is not None)
 
 
 def refusal(path: str, module: Any, reason: str) -> TypeError:
@@ -172,7 +177,7 @@ class _Reader(fx.Interpreter):
         super().__init__(fx.GraphModule(net, graph))
         self.extra_traceback = False
         self.steps: list[Step] = []
-        self.shows = False
+        self.shows: Callable[[torch.Tensor], torch.Tensor] | None = None
         self.net = net
         # Of each node that is a tensor, which value it is; and the values as the steps make them.
         self.number: dict[fx.Node, int] = {}
@@ -248,9 +253,9 @@ class _Reader(fx.Interpreter):
         if not (last and shown and found.ndim == 2):
             return False
         one = found.shape[1] == 1
-        ways = [torch.sigmoid] if one else [nn.Softmax(1), nn.LogSoftmax(1)]
-        self.shows = any(_close(found, way(before)) for way in ways)
-        return self.shows
+        ways: list[Any] = [torch.sigmoid] if one else [nn.Softmax(1), nn.LogSoftmax(1)]
+        self.shows = next((way for way in ways if _close(found, way(before))), None)
+        return self.shows is not None
 
     def _operation(
         self, n: fx.Node, path: str, what: Any, values: list[torch.Tensor], found: torch.Tensor
@@ -258,7 +263,8 @@ class _Reader(fx.Interpreter):
         if len(values) == 2 and what in (operator.add, operator.iadd, torch.add, "add", "add_"):
             return Plain("add")
         if len(values) != 1:
-            raise refusal(path, what, "it must take one value, or be the sum of two")
+            reason = "it must take one value, or be the sum of two; put all that makes an "
+            raise refusal(path, what, reason + "activation into one module without parts")
         if isinstance(what, nn.Linear):
             return _affine(_plain(what.weight), _plain(what.bias))
         if isinstance(what, nn.Conv2d):
@@ -274,15 +280,19 @@ class _Reader(fx.Interpreter):
                 return Plain("flatten", {"start_dim": 1})
             if values[0].ndim == 4 and _close(found, values[0].mean((2, 3))):
                 return Plain("mean", {"dim": [2, 3]})
-            raise refusal(
-                path, what, "it is no Linear, Conv2d, pooling, Flatten, sum or activation"
-            )
+            raise refusal(path, what, _KNOWN)
         return self._activation(n, path, what, values[0], found)
 
     def _convolution(self, path: str, module: nn.Conv2d) -> Affine:
-        if module.padding_mode != "zeros" or isinstance(module.padding, str):
-            raise refusal(path, module, "its padding must be of zeros and given as numbers")
-        window = Window(module.stride, module.padding, module.dilation, module.groups)
+        padding: Any = module.padding
+        if isinstance(padding, str):
+            around = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+            padding = tuple(n // 2 for n in around) if padding == "same" else (0, 0)
+            if module.padding == "same" and any(n % 2 for n in around):
+                raise refusal(path, module, "its padding must be as much on either side")
+        if module.padding_mode != "zeros":
+            raise refusal(path, module, "its padding must be of zeros")
+        window = Window(module.stride, padding, module.dilation, module.groups)
         return _affine(_plain(module.weight), _plain(module.bias), window)
 
     def _activation(
@@ -291,13 +301,14 @@ class _Reader(fx.Interpreter):
         """Elementwise, or refused."""
 
         def function(values: torch.Tensor) -> torch.Tensor:
+            # In the network's precision; a copy, for it may write into what it is given.
+            own = values.to(x, copy=True)
             with torch.no_grad():
                 if n.op == "call_module":
-                    return what(values.clone())
-                rest = [values.clone() if isinstance(a, fx.Node) else a for a in n.args]
-                if n.op == "call_method":
-                    return getattr(rest[0], what)(*rest[1:], **n.kwargs)
-                return what(*rest, **n.kwargs)
+                    return what(own).to(values)
+                rest = [own if isinstance(a, fx.Node) else a for a in n.args]
+                call = getattr(own, what) if n.op == "call_method" else partial(what, rest[0])
+                return call(*rest[1:], **n.kwargs).to(values)
 
         # Each entry by itself: the small ones without the large, in a row.
         flat, order = x.reshape(-1), x.reshape(-1).argsort()
@@ -307,7 +318,5 @@ class _Reader(fx.Interpreter):
         except (RuntimeError, TypeError, ValueError, IndexError):
             same = False
         if not same:
-            raise refusal(
-                path, what, "it is no Linear, Conv2d, pooling, Flatten, sum or elementwise function"
-            )
+            raise refusal(path, what, _KNOWN)
         return Applied(function)
