@@ -142,7 +142,10 @@ def _ternary(
     stream: NDArray[np.uint8], size: tuple[int, int], packed: Mapping[str, Any]
 ) -> NDArray[np.int8]:
     total, zeros = size[0] * size[1], bool(packed["codes_zeros"])
-    count, k = whole("count", packed["count"], 0, total), whole("rice_bits", packed["rice_bits"], 0, 30)
+    count, k = (
+        whole("count", packed["count"], 0, total),
+        whole("rice_bits", packed["rice_bits"], 0, 30),
+    )
     ends = np.cumsum([-(-count * k // 8), -(-(total - count if zeros else count) // 8)])
     streams = dict(zip(_STREAMS, np.split(stream, ends), strict=True))
     return unpack_ternary(PackedTernary(size, zeros, k, count, **streams)).to_dense()
