@@ -434,7 +434,7 @@ def test_a_damaged_file_is_refused_whole(small, data):
         content[at] ^= 1 << data.draw(st.integers(0, 7))
     else:
         del content[at:]
-    with pytest.raises(nh.NetworkFileError):
+    with pytest.raises(nh.compression.NetworkFileError):
         ConvertedNetwork.from_bytes(bytes(content))
 
 
@@ -465,7 +465,7 @@ def test_a_forged_description_is_refused_or_makes_a_network(files, data):
         tensors[name] = np.array(data.draw(st.lists(st.integers(0, 255), max_size=20)), dtype)
     try:
         network = ConvertedNetwork.from_bytes(to_bytes(tensors, about))
-    except nh.NetworkFileError:
+    except nh.compression.NetworkFileError:
         return
     assert network.predict(np.zeros((2, *network.shape))).shape[0] == 2
 
