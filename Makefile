@@ -89,7 +89,7 @@ bench: $(INSTALLED)
 
 # Stopped and called again, it goes on. CHAPTER may be one of its records, such as pruning_resnet20,
 # and OPTIONS change settings: OPTIONS="--preset smoke --steps 200". gpu-record is its older name.
-CHAPTER ?= 14_cifar10
+CHAPTER ?= 15_cifar10
 record gpu-record: $(INSTALLED)
 	$(BIN)/python -m ntklc_helpers.experiments $(CHAPTER) --output build/records \
 	    --results book/results $(OPTIONS)

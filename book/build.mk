@@ -34,18 +34,20 @@ $(EXECUTED): book/notebooks/%.ipynb: notebooks/%.ipynb build/parameters/%.json b
 	@$(BUILD) chapter $*
 
 # Records of long runs are shown beside what runs here.
-book/notebooks/14_cifar10.ipynb: $(wildcard book/results/cifar10_*)
-book/notebooks/15_convolutions.ipynb: $(wildcard $(addprefix book/results/,convolutions.* patches*.* conv_machine*.*))
-book/notebooks/16_bytes_and_inference.ipynb: $(wildcard book/results/inference.*)
-book/notebooks/17_random_pruning.ipynb: $(wildcard book/results/pruning_*)
+book/notebooks/13_training.ipynb: $(wildcard book/results/training_curves.*)
+book/notebooks/15_cifar10.ipynb: $(wildcard book/results/cifar10_*)
+book/notebooks/16_convolutions.ipynb: $(wildcard $(addprefix book/results/,convolutions.* patches*.* conv_machine*.*))
+book/notebooks/17_bytes_and_inference.ipynb: $(wildcard book/results/inference.*)
+book/notebooks/18_random_pruning.ipynb: $(wildcard book/results/pruning_*)
+book/notebooks/20_your_own_network.ipynb: $(wildcard book/results/conversions.*)
 
 # A chapter that shows others' numbers runs again when one of these changed, not when a sentence did:
 # each run puts down what it recorded, and leaves the file alone where that is the same.
 build/recorded/%.json: book/notebooks/%.ipynb
 	@test -f $@ || $(BUILD) recorded $*
 
-book/notebooks/14_cifar10.ipynb: build/recorded/13_mnist.json
-LEDGER := 21_ledger
+book/notebooks/15_cifar10.ipynb: build/recorded/14_mnist.json
+LEDGER := 22_ledger
 book/notebooks/$(LEDGER).ipynb: $(patsubst %,build/recorded/%.json,$(filter-out $(LEDGER),$(CHAPTERS)))
 
 $(HTML): $(EXECUTED) $(PAGES) $(SOURCES) _config.yml book/colophon.py book/reference.py

@@ -119,7 +119,7 @@ def test_spreads_in_words():
 
 # --- the claims of the ledger's chapter, judged by other numbers than those of this build
 
-LEDGER = Path(__file__).parents[1] / "notebooks/21_ledger.ipynb"
+LEDGER = Path(__file__).parents[1] / "notebooks/22_ledger.ipynb"
 
 
 def claims():

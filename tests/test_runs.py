@@ -209,7 +209,7 @@ def make(tmp_path, *arguments):
 
 
 def test_the_command_makes_the_record_of_a_chapter(tmp_path, capsys):
-    arguments = ["14_cifar10", "--preset", "smoke", "--n-train", "300", "--steps", "6"]
+    arguments = ["15_cifar10", "--preset", "smoke", "--n-train", "300", "--steps", "6"]
     arguments += ["--widths", "20", "--levels", "16", "--sparsity-width", "20", "--n-seeds", "1"]
     assert make(tmp_path, *arguments, "--no-nesterov") == 0
     assert "16 levels" in capsys.readouterr().out
@@ -228,7 +228,7 @@ def test_the_command_makes_the_record_of_a_chapter(tmp_path, capsys):
 
 
 def test_the_command_makes_the_records_of_chapter_14(tmp_path, capsys):
-    assert make(tmp_path, "17_random_pruning", *SWEEP, "--strategies", "random", "magnitude") == 0
+    assert make(tmp_path, "18_random_pruning", *SWEEP, "--strategies", "random", "magnitude") == 0
     assert "magnitude" in capsys.readouterr().out
     names = {"pruning_resnet20", "pruning_resnet50"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == names
@@ -295,5 +295,5 @@ def test_the_command_can_be_stopped(tmp_path, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(readouts, "train", stop)
-    assert make(tmp_path, "14_cifar10", "--preset", "smoke") == 130
+    assert make(tmp_path, "15_cifar10", "--preset", "smoke") == 130
     assert "Stopped. The same command goes on" in capsys.readouterr().err

@@ -8,7 +8,8 @@ import torch
 import ntklc_helpers as nh
 from ntklc_helpers.experiments import training_curves
 from ntklc_helpers.experiments.images import load_pair
-from ntklc_helpers.experiments.records import read_record
+from ntklc_helpers.experiments.records import find_record, read_record
+from ntklc_helpers.experiments.runs import preset_of
 from ntklc_helpers.experiments.training_curves import (
     DENSE,
     PRESETS,
@@ -21,7 +22,7 @@ from ntklc_helpers.experiments.training_curves import (
 
 SMALL = attrs.evolve(
     PRESETS["training_curves"]["smoke"], n_train=60, n_test=40, n_steps=40, p_mixture=20,
-    n_mixture=30, widths=[16], step_widths=[16], rates=[0.5, 1.5], until=2, n_draws=1,
+    n_mixture=30, widths=[16], step_widths=[16], widest=24, rates=[0.5, 1.5], until=2, n_draws=1,
 )  # fmt: skip
 
 
@@ -76,6 +77,9 @@ def test_flow_is_what_small_steps_tend_to():
         found = last_of(one.flow(X, Y, np.geomspace(end / 200, end, n + 1), fastest))
         errors.append(float((found - truth).norm() / truth.norm()))
     assert errors[0] < 0.01 and errors[1] < 0.35 * errors[0]
+    # A bound that is none is found out by a loss that does not fall.
+    found = last_of(one.flow(X, Y, np.geomspace(end / 200, end, 19), fastest / 8))
+    assert float((found - truth).norm() / truth.norm()) < 0.1
 
 
 def test_wider_networks_follow_their_kernel_more_closely():
@@ -122,8 +126,8 @@ def whole(tmp_path_factory):
 def test_every_network_has_its_rows(whole):
     keys = ["data", "depth", "scheme", "parametrisation", "width", "seed", "rate"]
     networks = whole.table[keys].drop_duplicates()
-    # Flows on both data, schemes on both, and two schemes in two ways at two rates.
-    assert len(networks) == 2 + 2 * 5 + 2 * 2 * 2
+    # Flows on both data, schemes on both, two wider, and two schemes in two ways at two rates.
+    assert len(networks) == 2 + 2 * 5 + 2 + 2 * 2 * 2
     assert (whole.table.groupby(keys)["time"].apply(lambda t: (t.diff().dropna() > 0).all())).all()
     beyond = whole.table.rate == 1.5
     assert whole.table.loss_predicted.isna().eq(beyond).all()
@@ -150,7 +154,7 @@ def test_an_interrupted_run_goes_on(whole, tmp_path, stop_at):
     with pytest.raises(KeyboardInterrupt):
         SMALL.run(tmp_path / "run", device="cpu")
     again = SMALL.run(tmp_path / "run", device="cpu")
-    assert len(calls) == 20 + 1 and again.table.equals(whole.table)
+    assert len(calls) == 22 + 1 and again.table.equals(whole.table)
     again.write(tmp_path / "again")
     assert read_record(tmp_path / "again") == again
 
@@ -169,3 +173,22 @@ def test_settings_that_are_none(change, message):
         TrainingCurves(**{"data": "digits"} | change)
     with pytest.raises(ValueError, match="n_steps must be at most 60, the number of images"):
         attrs.evolve(SMALL, n_steps=61).run(None, device="cpu")
+
+
+def test_the_record_is_of_the_first_preset():
+    record = find_record("training_curves")
+    assert preset_of(record.settings, PRESETS["training_curves"]) == "paper"
+    flow = record.table.query("rate == 0 and width == 4096")
+    assert set(flow.groupby(["data", "depth"]).groups) == {
+        (d, k) for d in ("mnist", "mixed") for k in (2, 3)
+    }
+    # What is promised: until the training loss is a tenth, wide networks do as predicted.
+    for (data, _), rows in flow.groupby(["data", "depth"]):
+        mean = rows.groupby("time").mean(numeric_only=True)
+        mean = mean[mean.loss_predicted > 0.1 * mean.loss_predicted.max()]
+        assert (abs(mean.test_loss / mean.test_loss_predicted - 1) < 0.05).all()
+        assert data == "mixed" or (abs(mean.loss / mean.loss_predicted - 1) < 0.05).all()
+    # Flow lowers the loss at all times.
+    flows = record.table[record.table.rate == 0]
+    falls = flows.groupby(["data", "depth", "width", "seed"])["loss"].diff()
+    assert (falls.dropna() < 1e-5).all()

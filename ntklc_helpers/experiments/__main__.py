@@ -44,9 +44,10 @@ CHAPTERS = {
         "allocation",
         "kernel_machine",
     ],
-    "14_cifar10": ["cifar10_vgg19"],
-    "15_convolutions": ["convolutions", *patches.PRESETS, *conv_machine.PRESETS],
-    "17_random_pruning": ["pruning_resnet20", "pruning_resnet50"],
+    "13_training": [*training_curves.PRESETS],
+    "15_cifar10": ["cifar10_vgg19"],
+    "16_convolutions": ["convolutions", *patches.PRESETS, *conv_machine.PRESETS],
+    "18_random_pruning": ["pruning_resnet20", "pruning_resnet50"],
 }
 
 main = partial(command.main, RECORDS, CHAPTERS, __doc__.partition("\n\n")[0])

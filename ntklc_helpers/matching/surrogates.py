@@ -21,7 +21,7 @@ from .solve import Tolerance
 _LEAST_REACH = 0.3
 # Correlations of two inputs at which E[σ'ς] is compared, terms of its series there, and how a
 # surrogate's mean squared distance from the original's derivative counts beside that.
-_CORRELATIONS, _TERMS, _PULL = np.cos(np.pi * np.arange(1, 33) / 33), 150, 1e-4
+_CORRELATIONS, _TERMS, _PULL = np.cos(np.pi * np.arange(1, 33) / 33), 150, 1e-3
 
 
 def surrogate_for(
