@@ -234,7 +234,7 @@ def test_a_network_runs_on_it():
         ({"levels": 257}, "levels must be a whole number from 2 to 256, got 257"),
         ({"levels": [4, 4]}, "levels must have 1 entries"),
         ({"levels": "paper"}, "fixes objective and grid"),
-        ({"objective": "lloyd"}, "objective must be one of exact, ridge, lloyd-max"),
+        ({"objective": "lloyd"}, "objective must be one of exact, ridge, ntk, lloyd-max"),
         ({"tau0": -1.0}, "tau0 must be a positive"),
         ({"activations": [nh.Quantized((9.0,), (0.0, 1.0))]}, "has one value where its input"),
     ],

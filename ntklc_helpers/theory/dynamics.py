@@ -132,7 +132,7 @@ def training_curve(
     --------
     >>> K, N = nh.limit_kernels(np.eye(3), ["relu"])
     >>> nh.training_curve(N, [1.0, 0.0, -1.0], [0.0, 1.0, 10.0]).loss.round(4).tolist()
-    [0.6667, 0.1249, 0.0]
+    [0.6667, 0.124, 0.0]
     """
     N = _kernel(N)
     Y, times = columns_of("y", y, len(N)), training_times(times)
@@ -167,8 +167,8 @@ def training_curve(
 def largest_rate(N: ArrayLike | KernelEquivalent) -> float:
     """The learning rate below which gradient descent on ½ Σ_i (f(x_i) − y_i)² converges: 2/λ_max.
 
-    Of a kernel (n, n) that is not symmetric, the least 2 Re λ/|λ|² of its eigenvalues; 0 if one
-    has no positive real part, for then no rate makes it converge. Raises ValueError as
+    Of a kernel (n, n) that is not symmetric, the least 2 Re λ over ``|λ|²`` of its eigenvalues; 0
+    if one has no positive real part, for then no rate makes it converge. Raises ValueError as
     :func:`training_curve`.
 
     Examples
