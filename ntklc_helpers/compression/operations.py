@@ -116,7 +116,8 @@ class Affine:
     def from_arrays(cls, arrays: Mapping[str, NDArray], about: Mapping[str, Any]) -> Affine:
         """The operation again; KeyError, TypeError or ValueError if there is none."""
         bits, shape = about["bits"], tuple(whole("shape", n, 1) for n in about["shape"])
-        if bits not in get_args(Bits) or not 0 < float(np.prod(shape, dtype=float)) < _MOST_NUMBERS:
+        few = len(shape) > 1 and np.prod(shape, dtype=float) < _MOST_NUMBERS
+        if bits not in get_args(Bits) or not few:
             raise ValueError(f"there are no codes of {bits!r} bits and shape {shape}")
         rows, stream = arrays["rows"], arrays["codes"]
         if rows.dtype != np.float32 or stream.dtype != np.uint8 or stream.ndim != 1:
