@@ -22,7 +22,7 @@ from .converted import Agreement, ConvertedNetwork, agreed, known_classes, tenso
 from .layers import Drawn, TernaryLayer
 from .network import CompressedNetwork
 from .operations import run
-from .reading import Original, read
+from .reading import SKLEARN, Original, plain, read, refusal
 from .readout import Readout
 from .rounding import Bits
 from .ternary import TernaryMatrix
@@ -35,7 +35,6 @@ Grid = Literal["uniform", "free"]
 _SCALE_TOLERANCE = 0.1
 # Rows on which each module is held against what its type says.
 _PROBE = 256
-_SKLEARN = {"identity": "linear", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
 
 
 @overload
@@ -361,7 +360,7 @@ def _sklearn_read(net: Any) -> tuple[_Hidden, _Linear]:
         )
     pairs = zip(net.coefs_, net.intercepts_, strict=True)
     *hidden, last = (_Linear(W.T.astype(np.float64), b.astype(np.float64)) for W, b in pairs)
-    act = activation(_SKLEARN[net.activation])
+    act = activation(SKLEARN[net.activation])
     return [(linear, act) for linear in hidden], last
 
 
@@ -369,7 +368,7 @@ def _leaves(path: str, net: nn.Sequential) -> Iterator[tuple[str, nn.Module]]:
     """Modules in their order, each with where it stands."""
     own = type(net).forward is not nn.Sequential.forward
     if own or net._forward_hooks or net._forward_pre_hooks:
-        raise _refusal(path, net, "a Sequential must run its modules and nothing else")
+        raise refusal(path, net, "a Sequential must run its modules and nothing else")
     for i, module in enumerate(net):
         if isinstance(module, nn.Sequential):
             yield from _leaves(f"{path}[{i}]", module)
@@ -393,11 +392,11 @@ def _modules_read(net: nn.Sequential, X: NDArray) -> tuple[_Hidden, _Linear | No
         if isinstance(module, nn.Identity | nn.Dropout | nn.AlphaDropout | nn.Flatten):
             expected = h
         elif isinstance(module, nn.Linear) and linear is None:
-            W = _plain(module.weight)
-            linear = _Linear(W, np.zeros(len(W)) if module.bias is None else _plain(module.bias))
+            W = plain(module.weight)
+            linear = _Linear(W, np.zeros(len(W)) if module.bias is None else plain(module.bias))
             before, expected = h, linear(h)
         elif linear is None:
-            raise _refusal(path, module, "only a Linear can stand here; compress what follows it")
+            raise refusal(path, module, "only a Linear can stand here; compress what follows it")
         elif isinstance(module, nn.BatchNorm1d) and module.track_running_stats:
             linear = _folded(linear, module)
             expected = linear(before)
@@ -410,7 +409,7 @@ def _modules_read(net: nn.Sequential, X: NDArray) -> tuple[_Hidden, _Linear | No
         near = rounding**0.5 * np.abs(expected).max()
         if found.shape != expected.shape or not np.abs(found - expected).max() <= near:
             reason = "it computes something else than its type says; take off what changes it"
-            raise _refusal(path, module, reason)
+            raise refusal(path, module, reason)
         h = expected
     return hidden, linear, shown is not None
 
@@ -422,19 +421,15 @@ def _run(path: str, module: nn.Module, h: NDArray) -> tuple[NDArray, float]:
     except ValueError as error:
         if isinstance(module, nn.Linear):
             raise ValueError(f"X must fit net: {path} is {module}, got {h.shape}") from error
-        raise _refusal(path, module, "it takes no rows (n, p); compress what follows") from error
+        raise refusal(path, module, "it takes no rows (n, p); compress what follows") from error
     return found.double().cpu().numpy(), torch.finfo(found.dtype).eps
-
-
-def _plain(parameter: Any) -> NDArray[np.float64]:
-    return parameter.detach().cpu().double().numpy()
 
 
 def _folded(linear: _Linear, norm: nn.BatchNorm1d) -> _Linear:
     """The layer and the batch norm after it, with its running statistics, as one."""
-    gain = (_plain(norm.running_var) + norm.eps) ** -0.5
-    gain, shift = (gain * _plain(norm.weight), _plain(norm.bias)) if norm.affine else (gain, 0.0)
-    bias = gain * (linear.bias - _plain(norm.running_mean)) + shift
+    gain = (plain(norm.running_var) + norm.eps) ** -0.5
+    gain, shift = (gain * plain(norm.weight), plain(norm.bias)) if norm.affine else (gain, 0.0)
+    bias = gain * (linear.bias - plain(norm.running_mean)) + shift
     return _Linear(gain[:, None] * linear.weight, bias)
 
 
@@ -460,9 +455,5 @@ def _activation(path: str, module: nn.Module) -> AnyActivation:
         gaussian_moments(found, 1.0)
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
         reason = "only an elementwise activation can stand here, kinks named in its `breakpoints`"
-        raise _refusal(path, module, reason) from error
+        raise refusal(path, module, reason) from error
     return found
-
-
-def _refusal(path: str, module: nn.Module, reason: str) -> TypeError:
-    return TypeError(f"{path}, a {type(module).__name__}, cannot be compressed: {reason}")

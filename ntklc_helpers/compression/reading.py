@@ -25,7 +25,7 @@ _KNOWN = (
     "only Linear, Conv2d, BatchNorm after either, pooling, Flatten, sums and elementwise "
     "activations can stand here; put one of them in its place, or what it computes outside of net"
 )
-_SKLEARN = {"identity": "linear", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
+SKLEARN = {"identity": "linear", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
 _DROPOUTS = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d | nn.AlphaDropout
 _NOTHING = _DROPOUTS | nn.FeatureAlphaDropout | nn.Identity
 _SHOWS = (F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, torch.sigmoid, F.sigmoid)
@@ -106,7 +106,7 @@ def _sklearn(net: Any, X: torch.Tensor) -> Original:
         raise TypeError(f"net must tell one label a sample, or values; {net!r} tells several")
     if X.ndim != 2 or X.shape[1] != len(net.coefs_[0]):
         raise ValueError(f"X must have {len(net.coefs_[0])} columns, got shape {tuple(X.shape)}")
-    act = activation(_SKLEARN[net.activation])
+    act = activation(SKLEARN[net.activation])
     steps: list[Step] = []
     for i, (W, b) in enumerate(zip(net.coefs_, net.intercepts_, strict=True)):
         if i:
@@ -123,7 +123,7 @@ def _affine(weight: Any, bias: Any, window: Window | None = None) -> Affine:
     return Affine(weight, np.ones(rows, np.float32), bias, None, window)
 
 
-def _plain(parameter: torch.Tensor | None) -> Any:
+def plain(parameter: torch.Tensor | None) -> Any:
     return None if parameter is None else parameter.detach().cpu().double().numpy()
 
 
@@ -151,10 +151,10 @@ def _folded(path: str, norm: Any, last: Any) -> Affine:
     if not (isinstance(last, Affine) and norm.track_running_stats):
         reason = "it must follow a Linear or Conv2d at once, and track running statistics"
         raise refusal(path, norm, reason)
-    gain = (_plain(norm.running_var) + norm.eps) ** -0.5
-    gain, shift = (gain * _plain(norm.weight), _plain(norm.bias)) if norm.affine else (gain, 0)
+    gain = (plain(norm.running_var) + norm.eps) ** -0.5
+    gain, shift = (gain * plain(norm.weight), plain(norm.bias)) if norm.affine else (gain, 0)
     weight = gain.reshape(-1, *[1] * (last.codes.ndim - 1)) * last.codes
-    return _affine(weight, gain * (last.bias - _plain(norm.running_mean)) + shift, last.window)
+    return _affine(weight, gain * (last.bias - plain(norm.running_mean)) + shift, last.window)
 
 
 def _after(second: Applied, first: Applied) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -266,7 +266,7 @@ class _Reader(fx.Interpreter):
             reason = "it must take one value, or be the sum of two; put all that makes an "
             raise refusal(path, what, reason + "activation into one module without parts")
         if isinstance(what, nn.Linear):
-            return _affine(_plain(what.weight), _plain(what.bias))
+            return _affine(plain(what.weight), plain(what.bias))
         if isinstance(what, nn.Conv2d):
             return self._convolution(path, what)
         for name, (kind, options) in _POOLS.items():
@@ -293,7 +293,7 @@ class _Reader(fx.Interpreter):
         if module.padding_mode != "zeros":
             raise refusal(path, module, "its padding must be of zeros")
         window = Window(module.stride, padding, module.dilation, module.groups)
-        return _affine(_plain(module.weight), _plain(module.bias), window)
+        return _affine(plain(module.weight), plain(module.bias), window)
 
     def _activation(
         self, n: fx.Node, path: str, what: Any, x: torch.Tensor, found: torch.Tensor

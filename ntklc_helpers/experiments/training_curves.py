@@ -22,7 +22,7 @@ from attrs import field, frozen
 from .._checks import FloatArray, checked, each, inside, positive, whole
 from ..data.images import balanced_rows, normalize
 from ..data.mixture import GaussianMixture
-from ..matching.match import match
+from ..matching.match import Objective, match
 from ..theory.activations import AnyActivation, Quantized, activation
 from ..theory.dynamics import largest_rate, training_curve
 from ..theory.networks import RandomMLP
@@ -37,13 +37,16 @@ __all__ = ["DENSE", "PRESETS", "SCHEMES", "FullBatch", "Task", "TrainingCurves",
 log = logging.getLogger(__name__)
 
 DENSE = "dense"
-SCHEMES = (
-    DENSE,
-    "matched in the NTK",
-    "matched in the CK, ReLU's derivative",
-    "Lloyd–Max, ReLU's derivative",
-    "matched in the CK, straight-through",
-)
+_STEP, _IDENTITY = Quantized([0.0], [0.0, 1.0]), Quantized([0.0], [1.0, 1.0])
+# The objective of the staircases, if there are any, and their surrogate if that is not matched too.
+_SCHEMES: dict[str, tuple[Objective | None, Quantized | None]] = {
+    DENSE: (None, None),
+    "matched in the NTK": ("ntk", None),
+    "matched in the CK, ReLU's derivative": ("exact", _STEP),
+    "Lloyd–Max, ReLU's derivative": ("lloyd-max", _STEP),
+    "matched in the CK, straight-through": ("exact", _IDENTITY),
+}
+SCHEMES = tuple(_SCHEMES)
 """What is trained: ReLU with its derivative, or staircases on ternary weights with a surrogate."""
 # Beyond the largest eigenvalue in the limit, that of a finite network.
 _MARGIN = 1.3
@@ -64,17 +67,11 @@ def scheme_layers(scheme: str, depth: int, levels: int) -> Layers:
     >>> scheme_layers("dense", 2, 16)[1]
     (None, None)
     """
-    relu = [activation("relu")] * depth
-    if scheme == DENSE:
-        return tuple(relu), (None,) * depth
-    if scheme == "matched in the NTK":
-        found = match(relu, 1.0, levels, "ntk")
-        assert found.surrogates is not None
-        return found.activations, found.surrogates
-    lloyd, identity = scheme.startswith("Lloyd"), scheme.endswith("through")
-    found = match(relu, 1.0, levels, "lloyd-max" if lloyd else "exact")
-    backward = Quantized([0.0], [1.0, 1.0] if identity else [0.0, 1.0])
-    return found.activations, (backward,) * depth
+    relu, (objective, surrogate) = (activation("relu"),) * depth, _SCHEMES[scheme]
+    if objective is None:
+        return relu, (None,) * depth
+    found = match(relu, 1.0, levels, objective)
+    return found.activations, found.surrogates or (surrogate,) * depth
 
 
 @frozen(eq=False)
@@ -166,12 +163,8 @@ class FullBatch:
 
     def layers(self, weights: Weights, X: torch.Tensor) -> tuple[Weights, Weights]:
         """Pre-activations of each layer, and what each hands on, X first."""
-        u, h = [], [X]
-        parts = zip(weights[:-1], self.net.activations, self.net.centres, strict=True)
-        for W, act, centre in parts:
-            u.append(h[-1] @ W.T)
-            h.append((act(u[-1]) - centre) / len(W) ** 0.5)
-        return u, h
+        u, h = zip(*self.net.layers(X, weights[:-1]), strict=True)
+        return list(u), [X, *h]
 
     def __call__(self, weights: Weights, X: torch.Tensor) -> torch.Tensor:
         """Outputs (n, K)."""

@@ -88,7 +88,7 @@ class Matching:
     def exact_ntk(self) -> bool:
         """Whether β₁, β₂, β₃ and κ_L are the original's to 1e-9: the tangent kernels' equivalents,
         with surrogates in the place of derivatives, are then equal."""
-        kept = [self.relative_error.get(f"beta{i}", 1.0) for i in range(1, 4)]
+        kept = [self.relative_error[f"beta{i}"] for i in range(1, 4)]
         return max(*kept, self.relative_error.get("kappa", np.inf)) < Tolerance.EXACT
 
     @property

@@ -104,15 +104,13 @@ def surrogate_moments(
     if surrogate is None:
         g = gaussian_moments(activation, tau)
         return g.d1, g.d2, g.derivative_power
-    x, levels = np.asarray(surrogate.thresholds) / tau, np.asarray(surrogate.levels)
-    jumps = np.asarray(surrogate.jumps)
-    density = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
-    mean = float(levels @ cell_probabilities(x))
+    # Not as for an activation, which must not be constant.
+    g = _quantized_moments(surrogate, tau)
     power = float(activation_mass(activation, tau) @ both_sides(surrogate, activation.breakpoints))
     if not isinstance(activation, Quantized):
         xi, weight = gaussian_panels([*activation.breakpoints, *surrogate.thresholds], tau, 2)
         power += float(weight * activation.derivative(tau * xi) @ surrogate(tau * xi))
-    return mean, float(jumps @ density) / tau, power
+    return g.mean, g.d1, power
 
 
 def activation_mass(activation: AnyActivation, tau: ArrayLike) -> FloatArray:

@@ -146,9 +146,15 @@ class RandomMLP(RandomNetwork):
         """X as a tensor (n, p) on the network's device, checked."""
         return self._tensor(samples("X", X, self.p))
 
-    def layers(self, h: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Pre-activations W_ℓ h_{ℓ−1} and activations h_ℓ of each layer, for inputs (n, p)."""
-        parts = zip(self.matrices, self.activations, self.centres, strict=True)
+    def layers(
+        self, h: torch.Tensor, matrices: Sequence[torch.Tensor] | None = None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Pre-activations W_ℓ h_{ℓ−1} and activations h_ℓ of each layer, for inputs (n, p).
+
+        The network's own W_1 … W_L by default, or others such as it comes to have in training.
+        """
+        matrices = self.matrices if matrices is None else matrices
+        parts = zip(matrices, self.activations, self.centres, strict=True)
         for W, activation, centre in parts:
             u = h @ W.T
             h = (activation(u) - centre) / len(W) ** 0.5
