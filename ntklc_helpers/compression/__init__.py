@@ -8,6 +8,7 @@ from .layers import TernaryLayer
 from .network import CompressedNetwork, Memory, load
 from .operations import LayerReport
 from .pruning import prune_globally, rewind, snapshot, sparsity
+from .qat import prepare_qat
 from .readout import READOUT_DTYPES, Readout, fit_readout
 from .storage import NetworkFileError
 from .ternary import (

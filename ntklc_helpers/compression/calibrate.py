@@ -54,10 +54,10 @@ def calibrate(
 ) -> Calibrated:
     """Round all weights of the steps, and put staircases in place of activations.
 
-    ValueError if levels or bits are out of range or of another number of layers, or X does not
-    vary in a layer.
+    What is on codes and levels already stays. ValueError if levels or bits are out of range or of
+    another number of layers, or X does not vary in a layer.
     """
-    widths = iter(_bits(steps, bits))
+    widths = iter(bits_of_layers(steps, bits))
     counts = iter(_levels(steps, levels))
     rng = np.random.default_rng(seed)
     X = X[torch.from_numpy(rng.permutation(len(X)))]
@@ -70,7 +70,7 @@ def calibrate(
     for i, step in enumerate(steps):
         before, after = ([values[k] for k in step.inputs] for values in (old, new))
         operation: Any = step.operation
-        if isinstance(operation, Affine):
+        if isinstance(operation, Affine) and operation.bits is None:
             operation = _rounded(operation, before[0], after[0], next(widths), fit, rng)
         elif isinstance(operation, Applied):
             operation = staircase(operation, after[0][fit], next(counts), rng)
@@ -86,12 +86,18 @@ def calibrate(
     return Calibrated(done, tuple(report), old[len(steps)][held], new[len(steps)][held])
 
 
-def _bits(steps: Sequence[Step], bits: Any) -> list[Bits]:
-    """Of each layer. One for all leaves 8 to the last layer, and to those that have few weights."""
+def bits_of_layers(steps: Sequence[Step], bits: Any) -> list[Bits]:
+    """Of each layer that is not on codes yet.
+
+    One for all leaves 8 to the last layer, and to those that have few weights. ValueError if one is
+    unknown, or they are of another number of layers.
+    """
     layers = [step.operation for step in steps if isinstance(step.operation, Affine)]
+    layers = [layer for layer in layers if layer.bits is None]
     if isinstance(bits, str | int):
         few = _FEW * sum(layer.codes.size for layer in layers)
-        wide = [layer is layers[-1] or layer.codes.size < few for layer in layers]
+        last = steps[-1].operation
+        wide = [layer is last or layer.codes.size < few for layer in layers]
         bits = [8 if w else bits for w in wide] if bits in get_args(Bits) else [bits]
     elif not isinstance(bits, Sequence):
         bits = [bits]

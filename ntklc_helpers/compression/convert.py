@@ -18,6 +18,7 @@ from ..theory.activations import AnyActivation, Quantized, activation, from_modu
 from ..theory.moments import gaussian_moments
 from ..theory.networks import RandomMLP
 from .calibrate import calibrate
+from .codes import on_codes
 from .converted import Agreement, ConvertedNetwork, agreed, known_classes, tensor
 from .layers import Drawn, TernaryLayer
 from .network import CompressedNetwork
@@ -145,6 +146,8 @@ def compress(
     >>> nh.compress(net, X, levels=4, bits="ternary")
     ConvertedNetwork(shape=(2,), bits=('ternary', 8), levels=(4,), classes=2)
     """
+    if bits is None and on_codes(net):
+        bits = ()
     if bits is not None:
         return _convert(net, X, levels, bits, whole("seed", seed, 0), classes, max_change)
     if max_change is not None:

@@ -33,6 +33,7 @@ PLAIN: dict[str, Callable[..., torch.Tensor]] = {
     "max_pool2d": F.max_pool2d,
     "avg_pool2d": F.avg_pool2d,
     "adaptive_avg_pool2d": F.adaptive_avg_pool2d,
+    "adaptive_max_pool2d": F.adaptive_max_pool2d,
 }
 
 

@@ -2,6 +2,7 @@
 
 A module is traced by ``torch.fx``, and each operation read off it is held against what the module
 makes of samples: what does anything else than its type says, by a hook or in a subclass, is found.
+What is on codes and levels already (:mod:`codes`) is read as it is.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from attrs import evolve, frozen
 from torch import fx, nn
 from torch.nn import functional as F
 
-from ..theory.activations import activation
+from ..theory.activations import Quantized, activation
+from .codes import Codes, Staircase
 from .operations import Affine, Applied, Operation, Plain, Step, Window, run
 
 _KNOWN = (
@@ -29,6 +31,8 @@ SKLEARN = {"identity": "linear", "logistic": "sigmoid", "tanh": "tanh", "relu": 
 _DROPOUTS = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d | nn.AlphaDropout
 _NOTHING = _DROPOUTS | nn.FeatureAlphaDropout | nn.Identity
 _SHOWS = (F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, torch.sigmoid, F.sigmoid)
+# Of the outputs' variance, what values that moved by a level may make up.
+_LEVELS_MOVED = 1e-3
 # Of each pooling: the module, and the options in the order that the function takes them.
 _POOLS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "max_pool2d": (nn.MaxPool2d, ("kernel_size", "stride", "padding", "dilation", "ceil_mode")),
@@ -37,6 +41,7 @@ _POOLS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
         ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
     ),
     "adaptive_avg_pool2d": (nn.AdaptiveAvgPool2d, ("output_size",)),
+    "adaptive_max_pool2d": (nn.AdaptiveMaxPool2d, ("output_size",)),
 }
 
 
@@ -82,7 +87,9 @@ def read(net: Any, X: torch.Tensor) -> Original:
         reader = _Reader(net, graph)
         reader.run(X)
         found = run(reader.steps, X)
-        same = _close(net(X), reader.shows(found) if reader.shows else found)
+        made = reader.shows(found) if reader.shows else found
+        near = _near if any(isinstance(s.operation, Quantized) for s in reader.steps) else _close
+        same = near(net(X), made)
     if not same:
         reason = "it must give one tensor, and do no more than its modules do; take off its hooks"
         raise refusal("net", net, reason)
@@ -123,6 +130,21 @@ def _affine(weight: Any, bias: Any, window: Window | None = None) -> Affine:
     return Affine(weight, np.ones(rows, np.float32), bias, None, window)
 
 
+def _weights(layer: nn.Linear | nn.Conv2d, window: Window | None = None) -> Affine:
+    """A layer's, on codes if it is trained on them."""
+    found = _affine(plain(layer.weight), plain(layer.bias), window)
+    parts: Any = getattr(layer, "parametrizations", {})
+    if "weight" not in parts or not isinstance(parts.weight[0], Codes) or len(parts.weight) > 1:
+        return found
+    codes, scale = parts.weight[0].of(parts.weight.original)
+    return evolve(
+        found,
+        codes=codes.cpu().numpy().astype(np.int8),
+        scale=scale.cpu().numpy().astype(np.float32),
+        bits=parts.weight[0].bits,
+    )
+
+
 def plain(parameter: torch.Tensor | None) -> Any:
     return None if parameter is None else parameter.detach().cpu().double().numpy()
 
@@ -146,6 +168,13 @@ def _close(a: Any, b: torch.Tensor) -> bool:
     return bool((a - b).abs().max() <= torch.finfo(b.dtype).eps ** 0.5 * (1e-3 + b.abs().max()))
 
 
+def _near(a: Any, b: torch.Tensor) -> bool:
+    """Where rounding in float32 may move a value by a level: close on the whole."""
+    if not isinstance(a, torch.Tensor) or a.shape != b.shape:
+        return False
+    return bool((a - b).double().square().mean() <= _LEVELS_MOVED * b.double().var())
+
+
 def _folded(path: str, norm: Any, last: Any) -> Affine:
     """The layer and the batch norm after it, with its running statistics, as one."""
     if not (isinstance(last, Affine) and norm.track_running_stats):
@@ -153,8 +182,12 @@ def _folded(path: str, norm: Any, last: Any) -> Affine:
         raise refusal(path, norm, reason)
     gain = (plain(norm.running_var) + norm.eps) ** -0.5
     gain, shift = (gain * plain(norm.weight), plain(norm.bias)) if norm.affine else (gain, 0)
+    bias = gain * (last.bias - plain(norm.running_mean)) + shift
+    if last.bits is not None:
+        scale = (gain * last.scale).astype(np.float32)
+        return evolve(last, scale=scale, bias=bias.astype(np.float32))
     weight = gain.reshape(-1, *[1] * (last.codes.ndim - 1)) * last.codes
-    return _affine(weight, gain * (last.bias - plain(norm.running_mean)) + shift, last.window)
+    return _affine(weight, bias, last.window)
 
 
 def _after(second: Applied, first: Applied) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -167,6 +200,8 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, nn.Sequential):
             return False
+        if isinstance(m, Staircase):
+            return True
         return not any(m.children()) or super().is_leaf_module(m, module_qualified_name)
 
 
@@ -199,9 +234,11 @@ class _Reader(fx.Interpreter):
         except (RuntimeError, ValueError) as error:
             shapes = [tuple(self.made[self.number[arg]].shape) for arg in taken]
             raise ValueError(f"X must fit net: {path} cannot take {shapes}: {error}") from error
-        if isinstance(found, torch.Tensor):
-            self._write(n, path, what, taken, found)
-        return found
+        if not isinstance(found, torch.Tensor):
+            return found
+        self._write(n, path, what, taken, found)
+        # What comes next is held against the same input: steps hand on each rounding that differs.
+        return self.made[self.number[n]] if self.shows is None else found
 
     def _place(self, n: fx.Node) -> tuple[str, Any]:
         """Where a node stands in the network, and its module, function or method's name."""
@@ -266,9 +303,11 @@ class _Reader(fx.Interpreter):
             reason = "it must take one value, or be the sum of two; put all that makes an "
             raise refusal(path, what, reason + "activation into one module without parts")
         if isinstance(what, nn.Linear):
-            return _affine(plain(what.weight), plain(what.bias))
+            return _weights(what)
         if isinstance(what, nn.Conv2d):
             return self._convolution(path, what)
+        if isinstance(what, Staircase):
+            return what.quantised()
         for name, (kind, options) in _POOLS.items():
             if isinstance(what, kind):
                 return Plain(name, {o: getattr(what, o) for o in options})
@@ -293,7 +332,7 @@ class _Reader(fx.Interpreter):
         if module.padding_mode != "zeros":
             raise refusal(path, module, "its padding must be of zeros")
         window = Window(module.stride, padding, module.dilation, module.groups)
-        return _affine(plain(module.weight), plain(module.bias), window)
+        return _weights(module, window)
 
     def _activation(
         self, n: fx.Node, path: str, what: Any, x: torch.Tensor, found: torch.Tensor

@@ -20,6 +20,7 @@ from . import (
     patches,
     pruning_sweep,
     readouts,
+    trained_networks,
     training_curves,
 )
 
@@ -34,6 +35,7 @@ RECORDS: command.Records = {
     **patches.PRESETS,
     **pruning_sweep.PRESETS,
     **forecasts.PRESETS,
+    **trained_networks.PRESETS,
     **training_curves.PRESETS,
 }
 CHAPTERS = {

@@ -34,6 +34,9 @@ PLANS: dict[str, tuple[int | str, ...]] = {
 }
 """Channels of each convolution, in order, and "M" where a maximum over 2 × 2 halves the image.
 
+"R" is a residual pair of convolutions with the channels before it, "A" a mean over 2 × 2, "G" the
+maximum over all places, and after "F" numbers are widths of fully connected layers.
+
 ``vgg19`` has 16 convolutions and one linear layer, in place of the three that images of 224 × 224
 pixels ask for; of 32 × 32 pixels it makes 512 features. ``vgg_small`` makes 256 and is
 trained on two cores in minutes. ``vgg_tiny`` is for images of 8 × 8.
@@ -54,12 +57,17 @@ def _convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> l
     return [layer, nn.BatchNorm2d(outputs)]
 
 
+def _linear(inputs: int, outputs: int) -> list[nn.Module]:
+    """A layer and a normalisation."""
+    return [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs)]
+
+
 def vgg(plan: str | Sequence[int | str], shape: Shape, n_classes: int = 10) -> nn.Sequential:
     """A network of Simonyan and Zisserman (2015) for small images, with batch normalisation.
 
-    ``plan`` is a name in ``PLANS``, or channel counts and ``"M"``; Flatten and Linear end it. Else
-    as for :func:`build`, with torch's own weights. Raises ValueError for another plan, and one that
-    halves the image more often than its sides allow.
+    ``plan`` is a name in ``PLANS``, or channel counts and letters as there; Flatten and Linear end
+    it. Else as for :func:`build`, with torch's own weights. Raises
+    ValueError for another plan, and one that halves the image more often than its sides allow.
 
     Examples
     --------
@@ -70,16 +78,42 @@ def vgg(plan: str | Sequence[int | str], shape: Shape, n_classes: int = 10) -> n
         plan = PLANS[one_of("plan", plan, PLANS)]
     channels, height, width = shape
     layers: list[nn.Module] = []
+    flat = False
     for entry in plan:
-        if entry == "M":
-            layers.append(nn.MaxPool2d(2))
+        if entry in ("M", "A"):
+            layers.append(nn.MaxPool2d(2) if entry == "M" else nn.AvgPool2d(2))
             height, width = height // 2, width // 2
-            continue
-        layers += [*_convolution(channels, whole("plan, but for 'M',", entry)), nn.ReLU()]
-        channels = int(entry)
-    if not height * width:
-        raise ValueError(f"shape {tuple(shape)} is too small: the plan halves it to nothing")
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * width, n_classes))
+        elif entry == "R":
+            layers.append(ResidualPair(channels))
+        elif entry == "G":
+            layers.append(nn.AdaptiveMaxPool2d(1))
+            height, width = min(height, 1), min(width, 1)
+        elif entry == "F":
+            layers.append(nn.Flatten())
+            channels, height, width, flat = channels * height * width, 1, 1, True
+        else:
+            size = whole("plan, but for letters,", entry)
+            layers += [*(_linear if flat else _convolution)(channels, size), nn.ReLU()]
+            channels = size
+        if not height * width * channels:
+            raise ValueError(f"shape {tuple(shape)} is too small: the plan halves it to nothing")
+    end = [] if flat else [nn.Flatten()]
+    return nn.Sequential(*layers, *end, nn.Linear(channels * height * width, n_classes))
+
+
+class ResidualPair(nn.Module):
+    """A sum of x and two convolutions of it, each with its activation: what is added is positive.
+
+    So the sum needs no activation of its own, and is of whole levels where they are.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        parts = [(*_convolution(channels, channels), nn.ReLU()) for _ in range(2)]
+        self.body = nn.Sequential(*parts[0], *parts[1])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.body(x)
 
 
 class ResidualBlock(nn.Module):
@@ -91,9 +125,10 @@ class ResidualBlock(nn.Module):
         self.body = nn.Sequential(*first, nn.ReLU(), *second)
         changes = stride != 1 or inputs != outputs
         self.shortcut = nn.Sequential(*_convolution(inputs, outputs, 1, stride) if changes else ())
+        self.last = nn.ReLU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu(self.body(x) + self.shortcut(x))
+        return self.last(self.body(x) + self.shortcut(x))
 
 
 def resnet(depth: int, shape: Shape, n_classes: int = 10, width: int = 16) -> nn.Sequential:
@@ -156,13 +191,17 @@ def build(network: str, shape: Shape, n_classes: int, width: int, seed: int) -> 
     >>> build("vgg_tiny", (3, 8, 8), 10, width=16, seed=0)[-1]
     Linear(in_features=32, out_features=10, bias=True)
     """
-    generator = torch.Generator().manual_seed(whole("seed", seed, 0, 2**64 - 1))
-    # Made without memory, layers draw no weights of their own from the global generator.
     with torch.device("meta"):
         net = architecture(network, shape, n_classes, width)
+    return drawn(net, seed)
+
+
+def drawn(net: nn.Sequential, seed: int) -> nn.Sequential:
+    """A network made on torch's device "meta", with weights drawn as for :func:`build`."""
+    generator = torch.Generator().manual_seed(whole("seed", seed, 0, 2**64 - 1))
     net.to_empty(device="cpu")
     for part in net.modules():
-        if isinstance(part, nn.BatchNorm2d):
+        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
             part.reset_parameters()
         elif isinstance(part, nn.Linear | nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, nonlinearity="relu", generator=generator)
@@ -175,6 +214,12 @@ def _not_negative(argument: str, value: Any) -> float:
     if (found := number(argument, value, "a finite number of at least 0")) < 0:
         raise ValueError(f"{argument} must be at least 0, got {value!r}")
     return found
+
+
+def _augment(argument: str, value: Any) -> bool | str:
+    if value not in (True, False, "affine"):
+        raise ValueError(f"{argument} must be True, False or 'affine', got {value!r}")
+    return value
 
 
 def _autocast(argument: str, value: Any) -> str | None:
@@ -224,7 +269,7 @@ class TrainingSettings:
     learning_rate: float = checked(positive, 0.1)
     momentum: float = checked(share, 0.9)
     weight_decay: float = checked(_not_negative, 0.0)
-    augment: bool = False
+    augment: bool | str = checked(_augment, False)
     schedule: str = checked(one_of, "linear", ("linear", "one_cycle"))
     warm_up: float = checked(inside, 0.25)
     nesterov: bool = False
@@ -294,7 +339,9 @@ def train(
     model = torch.compile(net) if training.compile and device == "cuda" else net
 
     def forward(batch: torch.Tensor) -> torch.Tensor:
-        batch = augmented(batch, generator) if training.augment else batch
+        if training.augment:
+            change = affinely_changed if training.augment == "affine" else augmented
+            batch = change(batch, generator)
         with torch.autocast(device, torch.bfloat16, enabled=low):
             return model(batch)
 
@@ -320,6 +367,27 @@ def augmented(X: torch.Tensor, generator: torch.Generator, border: int = 4) -> t
     columns = columns.to(X.device)[:, None, :]
     image = torch.arange(n, device=X.device)[:, None, None]
     return padded.permute(0, 2, 3, 1)[image, rows, columns].permute(0, 3, 1, 2)
+
+
+def affinely_changed(
+    X: torch.Tensor, generator: torch.Generator, turn: float = 0.2, stretch: float = 0.12
+) -> torch.Tensor:
+    """Each image turned, stretched and sheared at random, and shifted by up to 2 pixels each way.
+
+    Angles (radians), shears and logarithms of the stretches are uniform, up to ``turn`` and
+    ``stretch``; beyond its border an image goes on as there.
+    """
+    n = len(X)
+    angle, shear, up, across, *shift = torch.rand(6, n, generator=generator) * 2 - 1
+    cos, sin = torch.cos(turn * angle), torch.sin(turn * angle)
+    up, across = torch.exp(stretch * up), torch.exp(stretch * across)
+    across_rows = torch.stack([across * cos, across * (stretch * shear * cos - sin)])
+    down_rows = torch.stack([up * sin, up * (stretch * shear * sin + cos)])
+    sides = torch.tensor(X.shape[:1:-1], dtype=torch.float32)[:, None]
+    moved = 4 * torch.stack(shift) / sides
+    grid = torch.cat([across_rows, moved[:1], down_rows, moved[1:]]).T.reshape(n, 2, 3)
+    places = F.affine_grid(grid, list(X.shape), align_corners=False).to(X)
+    return F.grid_sample(X, places, padding_mode="border", align_corners=False)
 
 
 def convolutional_features(

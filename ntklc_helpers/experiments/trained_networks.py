@@ -1,0 +1,266 @@
+"""Small networks trained to be small: what accuracy a whole file of so many bytes has.
+
+A network is trained on the codes and levels of its file, or in float32 and rounded afterwards,
+which is what one would do instead. Images that training does not see are there to choose by; test
+images are classified by what the file holds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from attrs import frozen
+from torch import nn
+
+from .._checks import checked, whole
+from ..compression.convert import compress
+from ..compression.qat import prepare_qat
+from ..compression.rounding import Bits
+from ..compression.train import outputs
+from ..data.images import balanced_rows
+from .convolutions import Fits, rows_of
+from .image_nets import TrainingSettings, drawn, train, vgg
+from .images import Images
+from .records import Record
+from .runs import Run, Study, begin
+
+__all__ = ["NETWORKS", "PRESETS", "Small", "TrainedNetworks"]
+
+# Training images by which weights of a network in float32 are rounded.
+_CALIBRATION = 2000
+
+
+@frozen(kw_only=True)
+class Small:
+    """A network, what its file holds, and how it is trained.
+
+    Attributes
+    ----------
+    plan : tuple
+        As for :func:`~ntklc_helpers.experiments.image_nets.vgg`.
+    bits : "ternary", 2, 3, 4, 8 or None
+        Of all weights but the first and last layers', which have bits of their own. None: trained
+        in float32, and kept so, or rounded to 8 or 4 bits and 256 or 16 levels afterwards.
+    first, last : bits
+    levels, input_levels : int
+        Of activations and pixels.
+    sparsity : float
+        The share of zeros among ternary weights.
+    epochs, batch_size, learning_rate, weight_decay, augment
+        As in :class:`~ntklc_helpers.experiments.image_nets.TrainingSettings`.
+
+    Examples
+    --------
+    >>> Small(plan=(8, "M", 16, "G"), epochs=1).widths
+    (8, 'ternary', 8)
+    """
+
+    plan: tuple[int | str, ...]
+    bits: Bits | None = "ternary"
+    first: Bits = 8
+    last: Bits = 8
+    levels: int = 16
+    input_levels: int = 256
+    sparsity: float = 0.5
+    epochs: int = 30
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    weight_decay: float = 5e-4
+    augment: bool | str = "affine"
+
+    @property
+    def widths(self) -> tuple[Bits | None, ...]:
+        """Bits of each layer's weights."""
+        inner = sum(2 if entry == "R" else isinstance(entry, int) for entry in self.plan) - 1
+        return (self.first, *(self.bits,) * inner, self.last)
+
+    def training(self, n: int) -> TrainingSettings:
+        """On so many images."""
+        return TrainingSettings(
+            steps=self.epochs * (n // self.batch_size), batch_size=self.batch_size,
+            learning_rate=self.learning_rate, weight_decay=self.weight_decay,
+            augment=self.augment, schedule="one_cycle", warm_up=0.2, nesterov=True,
+            autocast="bfloat16", channels_last=True,
+        )  # fmt: skip
+
+
+# fmt: off
+NETWORKS: Mapping[str, Small] = {
+    "residual, 70 kB": Small(
+        plan=(24, 48, "M", "R", 80, "M", 112, "M", "R", "G"),
+        sparsity=0.65, epochs=24, augment=True,
+    ),
+    "residual, 150 kB": Small(
+        plan=(24, 48, "M", "R", 96, "M", 184, "M", "R", "G"),
+        sparsity=0.65, epochs=26, augment=True,
+    ),
+    "tiny": Small(plan=(8, "M", 16, "G"), epochs=3, batch_size=64, augment=False),
+    "tiny, float32": Small(
+        plan=(8, "M", 16, "G"), bits=None, epochs=3, batch_size=64, augment=False
+    ),
+}
+# fmt: on
+"""By name."""
+
+
+def _known(argument: str, value: Any) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else tuple(value)
+    if unknown := [name for name in names if name not in NETWORKS]:
+        raise ValueError(f"{argument} must be among {', '.join(NETWORKS)}, got {unknown[0]!r}")
+    return names
+
+
+@frozen(kw_only=True)
+class TrainedNetworks(Study):
+    """What is trained; the data are told as to every study.
+
+    Attributes
+    ----------
+    networks : tuple of str
+        Of :data:`NETWORKS`.
+    n_validation : int
+        Training images held out, classes balanced: the same for all seeds.
+    n_draws : int
+
+    Examples
+    --------
+    >>> TrainedNetworks(data="digits", networks="tiny").networks
+    ('tiny',)
+    """
+
+    networks: tuple[str, ...] = checked(_known, ())
+    n_validation: int = checked(whole, 5000)
+    n_draws: int = checked(whole, 3)
+
+    def plain(self) -> dict[str, Any]:
+        """All settings, those of the networks among them."""
+        specified = {name: attrs.asdict(NETWORKS[name]) for name in self.networks}
+        return super().plain() | {"specified": specified}
+
+    def check(self, images: Images) -> None:
+        """Refuse what these images do not allow, before anything is written."""
+        most = max((NETWORKS[name].batch_size for name in self.networks), default=1)
+        if self.n_validation + most > len(images.y):
+            raise ValueError(f"n_validation must leave a batch of the {len(images.y)} images")
+        with torch.device("meta"):
+            for name in self.networks:
+                vgg(NETWORKS[name].plan, *images.kind)
+
+    def run(
+        self, folder: str | os.PathLike | None = None, *, device: torch.device | str | None = None
+    ) -> Record:
+        """Train all networks, or what is left where ``folder`` holds a run that was stopped.
+
+        Raises RunError or DataError as :func:`~ntklc_helpers.experiments.runs.begin`, or if a file
+        is damaged.
+
+        Returns
+        -------
+        Record
+            A row for each file and seed: ``accuracy`` on the test images and ``validation``, in
+            percent, ``bytes`` of the file, ``epochs`` and ``seconds`` of the training.
+        """
+        with begin(self, folder, device) as run:
+            rows, seconds = rows_of(run, "file", self._files(run))
+            trained = sum(row["train_seconds"] for row in rows if not row["again"])
+            for row in rows:
+                del row["again"]
+            return run.record(rows, {"files": seconds, "training": trained})
+
+    def _files(self, run: Run) -> Fits:
+        images = run.images
+        held = balanced_rows(images.y, self.n_validation, self.seed)
+        kept = np.setdiff1d(np.arange(len(images.y)), held)
+        for name in self.networks:
+            small = NETWORKS[name]
+            for seed in range(self.seed, self.seed + self.n_draws):
+                stage = f"{name}-{seed}".replace(",", "").replace(" ", "-")
+                net = _network(small, images, kept, seed)
+                trained = run.once(f"weights-{stage}", partial(_fit, run, small, net, kept, seed))
+                net.load_state_dict(trained["weights"])
+                net.cpu().eval()
+                yield from self._of(name, seed, net, images, kept, held, trained["seconds"])
+
+    def _of(
+        self, name: str, seed: int, net: nn.Module, images: Images, kept: Any, held: Any, spent: Any
+    ) -> Iterator[Any]:
+        """The files that a trained network becomes."""
+        some = images.X[kept[:: max(1, len(kept) // _CALIBRATION)]]
+
+        def scored(small: Any, size: int, again: bool) -> dict[str, Any]:
+            def right(X: Any, y: Any) -> float:
+                return 100 * float(
+                    np.mean(outputs(small, torch.from_numpy(X)).argmax(1).numpy() == y)
+                )
+
+            found = {"accuracy": right(images.X_test, images.y_test)}
+            found["validation"] = right(images.X[held], images.y[held])
+            epochs = NETWORKS[name].epochs
+            return found | {
+                "bytes": size, "epochs": epochs, "train_seconds": spent, "again": again
+            }  # fmt: skip
+
+        def file(again: bool, **options: Any) -> dict[str, Any]:
+            small = compress(net, some, **options)
+            return scored(small, small.memory().packed_file, again)
+
+        if NETWORKS[name].bits is not None:
+            yield name, seed, partial(file, False)
+            return
+        size = 4 * sum(values.numel() for values in net.parameters())
+        yield name, seed, partial(scored, net, size, False)
+        for bits, levels in ((8, 256), (4, 16)):
+            scheme = f"{name}, rounded to {bits} bits"
+            yield scheme, seed, partial(file, True, bits=bits, levels=levels, seed=seed)
+
+
+def _network(small: Small, images: Images, kept: Any, seed: int) -> nn.Module:
+    with torch.device("meta"):
+        net = vgg(small.plan, *images.kind)
+    net = drawn(net, seed)
+    if small.bits is None:
+        return net
+    some: Any = images.X[kept[:: max(1, len(kept) // 512)]]
+    widths: Any = small.widths
+    return prepare_qat(
+        net, some, levels=small.levels, bits=widths, sparsity=small.sparsity,
+        input_levels=small.input_levels,
+    )  # fmt: skip
+
+
+def _fit(run: Run, small: Small, net: nn.Module, kept: Any, seed: int) -> dict[str, Any]:
+    X, y, _, _ = run.tensors
+    rows = torch.from_numpy(kept).to(run.device)
+    about = small.training(len(kept))
+    stage = f"training-{small.plan}-{seed}".replace("'", "").replace(" ", "")
+    state = run.path(stage)
+    train(net.to(run.device), X[rows], y[rows], about, seed, checkpoint=state, progress=True)
+    return {"weights": {name: value.cpu() for name, value in net.state_dict().items()}}
+
+
+PRESETS = {
+    "trained_cifar10_70kb": {
+        "paper": TrainedNetworks(
+            data="cifar10", networks=("residual, 70 kB",), n_validation=2500, n_draws=1
+        ),
+    },
+    "trained_cifar10_150kb": {
+        "paper": TrainedNetworks(
+            data="cifar10", networks=("residual, 150 kB",), n_validation=2500, n_draws=1
+        ),
+    },
+    "trained_mnist": {
+        "paper": TrainedNetworks(data="mnist", networks=("tiny",)),
+        "smoke": TrainedNetworks(
+            data="digits", n_train=600, networks=("tiny", "tiny, float32"), n_validation=200,
+            n_draws=2,
+        ),
+    },
+}  # fmt: skip
+"""By name of a record, its studies by name."""
