@@ -123,13 +123,14 @@ def test_few_codes_change_less_than_signs(digits, dense, small):
 
 
 def test_every_neuron_keeps_its_mean(dense, digits):
-    """Of all samples where they are too few to hold any out."""
+    """Of all samples where they are too few to hold any out; scales and biases have 11 bits."""
     X = digits[0][:9]
     found = nh.compress(dense, X, levels=4, bits="ternary")
     x = torch.tensor(X).float()
     for last in (1, 3, 5):
         before, after = (run(steps[:last], x) for steps in (read(dense, x).steps, found.steps))
-        np.testing.assert_allclose(before.mean(0), after.mean(0), atol=1e-5)
+        most = float(before.abs().max())
+        np.testing.assert_allclose(before.mean(0), after.mean(0), atol=2**-11 * most)
 
 
 def test_the_report_is_what_is_in_the_file(small):
@@ -449,7 +450,6 @@ def files(small, images, convolutional):
 def test_a_forged_description_is_refused_or_makes_a_network(files, data):
     """With the digest made right again, whatever the description says: no other error."""
     tensors, about = from_bytes(data.draw(st.sampled_from(files)))
-    del about["digest"], about["version"]
     junk = st.one_of(
         *(st.none(), st.booleans(), st.integers(-5, 300), st.just(10**30), st.floats()),
         *(st.text(max_size=3), st.lists(st.integers(-2, 10**9), max_size=3), st.just({})),

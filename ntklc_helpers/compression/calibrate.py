@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from .._checks import FloatArray, same_length, whole
 from ..matching.bounds import binned, optimal_partitions
 from ..theory.activations import Quantized
-from .operations import Affine, Applied, LayerReport, Step
+from .operations import Affine, Applied, LayerReport, Step, in_halves, staircase_bytes
 from .rounding import Bits, second_order
 
 # λ as a part of the inputs' mean power; what part of the samples is held out, and of the weights a
@@ -70,13 +70,18 @@ def calibrate(
     for i, step in enumerate(steps):
         before, after = ([values[k] for k in step.inputs] for values in (old, new))
         operation: Any = step.operation
-        if isinstance(operation, Affine) and operation.bits is None:
+        rounded = isinstance(operation, Affine) and operation.bits is None
+        if rounded:
             operation = _rounded(operation, before[0], after[0], next(widths), fit, rng)
         elif isinstance(operation, Applied):
+            rounded = True
             operation = staircase(operation, after[0][fit], next(counts), rng)
+        if isinstance(operation, Affine):
+            scale, bias = (in_halves(row)[2] for row in (operation.scale, operation.bias))
+            operation = evolve(operation, scale=scale, bias=bias)
         old[i + 1], new[i + 1] = _run(step.operation, before), _run(operation, after)
         done.append(evolve(step, operation=operation))
-        if operation is not step.operation:
+        if rounded:
             error = _relative_error(old[i + 1][held], new[i + 1][held])
             report.append(_entry(done[-1], error))
         for values in (old, new):
@@ -132,8 +137,8 @@ def _entry(step: Step, error: float) -> LayerReport:
     if isinstance(step.operation, Affine):
         layer = step.operation
         return LayerReport(step.path, layer.bits, None, layer.nbytes, error)
-    levels = cast(Quantized, step.operation).levels
-    return LayerReport(step.path, None, len(set(levels)), 8 * len(levels) - 4, error)
+    steps = cast(Quantized, step.operation)
+    return LayerReport(step.path, None, len(set(steps.levels)), staircase_bytes(steps), error)
 
 
 def _sampled(

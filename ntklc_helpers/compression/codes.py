@@ -52,13 +52,9 @@ class Codes(nn.Module):
     Examples
     --------
     >>> from ntklc_helpers.compression.codes import Codes
-    >>> layer = torch.nn.Linear(4, 1)
-    >>> with torch.no_grad():
-    ...     layer.weight.copy_(torch.tensor([[0.1, -0.2, 1.0, -2.0]]))
-    tensor(...)
-    >>> codes = Codes("ternary", sparsity=0.5)
-    >>> [found.tolist() for found in codes.of(layer.weight)]
-    [[[0.0, 0.0, 1.0, -1.0]], [1.5]]
+    >>> codes, scale = Codes("ternary", sparsity=0.5).of(torch.tensor([[0.1, 0.2, 1.0, -2.0]]))
+    >>> codes.tolist(), scale.tolist()
+    ([[0.0, 0.0, 1.0, -1.0]], [1.5])
     """
 
     def __init__(self, bits: Bits, sparsity: float = 0.5) -> None:
@@ -107,8 +103,8 @@ class Staircase(nn.Module):
     --------
     >>> from ntklc_helpers.compression.codes import Staircase
     >>> stairs = Staircase(torch.nn.ReLU(), step=0.5, lowest=0, count=4)
-    >>> stairs(torch.tensor([-1.0, 0.2, 0.3, 1.1, 9.0])).tolist()
-    [0.0, 0.0, 0.5, 1.0, 1.5]
+    >>> stairs(torch.tensor([0.3, 0.7, 1.1, 9.0])).tolist()
+    [0.5, 0.5, 1.0, 1.5]
     """
 
     def __init__(self, activation: nn.Module, step: float, lowest: int, count: int) -> None:
@@ -157,8 +153,9 @@ class Staircase(nn.Module):
             middle = (low + high) / 2
             up = _code(middle, self) > before
             low, high = torch.where(up, low, middle), torch.where(up, middle, high)
-        levels = self.step * torch.cat([codes[:1], codes[ends + 1]])
-        return Quantized(high.numpy(), levels.numpy())
+        # A negative zero is a zero.
+        levels = self.step * torch.cat([codes[:1], codes[ends + 1]]) + 0.0
+        return Quantized(low.numpy(), levels.numpy())
 
     def extra_repr(self) -> str:
         return f"step={self.step:g}, lowest={self.lowest}, count={self.count}"
@@ -166,8 +163,9 @@ class Staircase(nn.Module):
 
 def _code(u: torch.Tensor, stairs: Staircase) -> torch.Tensor:
     """The whole numbers whose ``step`` multiples are the levels, for entries of u."""
-    value = stairs.activation(u) / stairs.step
-    return value.round_().clamp_(stairs.lowest, stairs.lowest + stairs.count - 1)
+    # Halves go down, as they do on a threshold.
+    value = (stairs.activation(u) / stairs.step).sub_(0.5).ceil_()
+    return value.clamp_(stairs.lowest, stairs.lowest + stairs.count - 1)
 
 
 def on_codes(net: Any) -> bool:

@@ -12,7 +12,7 @@ import torch
 from attrs import field, frozen
 from numpy.typing import ArrayLike, NDArray
 
-from .._checks import array
+from .._checks import array, whole
 from .operations import Affine, LayerReport, Step, from_arrays, run, to_arrays
 from .readout import share_right, two_classes
 from .storage import NetworkFileError, from_bytes, replace_file, to_bytes
@@ -127,7 +127,7 @@ class ConvertedNetwork:
         weights = sum(layer.codes.size for layer in layers)
         rows = sum(len(layer.codes) for layer in layers)
         held = sum(len(getattr(other, "levels", ())) for other in others)
-        packed = sum(layer.nbytes for layer in layers) - 8 * rows
+        packed = sum(layer.to_arrays()[0]["codes"].nbytes for layer in layers)
         return ConvertedMemory(
             packed_file=len(self.to_bytes()),
             dense_file=4 * (weights + rows),
@@ -150,8 +150,10 @@ class ConvertedNetwork:
     def to_bytes(self) -> bytes:
         """What :meth:`save` writes."""
         tensors, described = to_arrays(self.steps)
-        classes = None if self.classes is None else self.classes.tolist()
-        about = {"operations": described, "shape": self.shape, "classes": classes}
+        about: dict[str, Any] = {"operations": described, "shape": self.shape}
+        if self.classes is not None:
+            labels = self.classes.tolist()
+            about["classes"] = len(labels) if labels == [*range(len(labels))] else labels
         return to_bytes(tensors, about)
 
     @classmethod
@@ -163,7 +165,10 @@ class ConvertedNetwork:
             shape, last = tuple(about["shape"]), steps[-1].operation
             if not isinstance(last, Affine):
                 raise ValueError("the last operation must be a layer of weights")
-            classes = known_classes(about["classes"], len(last.codes))
+            told = about.get("classes")
+            if isinstance(told, int):
+                told = np.arange(whole("classes", told, 2, 2 * len(last.codes)))
+            classes = known_classes(told, len(last.codes))
             return cls(steps, shape, classes)
         except (KeyError, TypeError, ValueError, AttributeError, MemoryError) as error:
             raise NetworkFileError(f"not a compressed network: {error}") from error

@@ -16,13 +16,14 @@ from attrs import asdict, field, frozen
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from .._checks import whole
+from .._checks import number, whole
 from ..theory.activations import Quantized
 from .rounding import Bits, code_range
 from .ternary import PackedTernary, TernaryMatrix, pack_ternary, unpack_ternary
 
 # What a file may ask its reader to make room for: numbers, and sides of a kernel or a padding.
 _MOST_NUMBERS, _MOST_OF_A_SIDE = 2**28, 2**12
+_LARGEST_UNIT, _MOST_LEVELS = 112, 2**16
 # Of packed ternary codes, streams in their order in a file: all lengths follow from the numbers.
 _STREAMS, _PACKED = ("low", "signs", "unary"), ("codes_zeros", "rice_bits", "count")
 # What has no numbers of its own, by the name in a file.
@@ -100,10 +101,15 @@ class Affine:
 
     def to_arrays(self) -> tuple[dict[str, NDArray], dict[str, Any]]:
         """What a file holds of it: scales and biases, and codes in one stream of bits."""
-        arrays: dict[str, NDArray] = {"rows": np.stack([self.scale, self.bias])}
         about: dict[str, Any] = {"bits": self.bits, "shape": self.codes.shape}
+        both = [in_halves(row) for row in (self.scale, self.bias)]
+        rows = np.stack([self.scale, self.bias])
+        if all((half[2] == row).all() for half, row in zip(both, rows, strict=True)):
+            rows, about["units"] = np.stack([half[0] for half in both]), [half[1] for half in both]
+        arrays: dict[str, NDArray] = {"rows": rows}
         if self.window is not None:
-            about["window"] = asdict(self.window)
+            moves, still = asdict(self.window), asdict(Window())
+            about["window"] = {name: moves[name] for name in moves if moves[name] != still[name]}
         if self.bits == "ternary":
             packed = asdict(pack_ternary(TernaryMatrix.from_signs(self.matrix)))
             arrays["codes"] = np.concatenate([packed[name] for name in _STREAMS])
@@ -121,6 +127,9 @@ class Affine:
         if bits not in get_args(Bits) or not few:
             raise ValueError(f"there are no codes of {bits!r} bits and shape {shape}")
         rows, stream = arrays["rows"], arrays["codes"]
+        if rows.dtype == np.float16:
+            units = [whole("units", e, -_LARGEST_UNIT, _LARGEST_UNIT) for e in about["units"]]
+            rows = np.ldexp(rows.astype(np.float32), np.array(units, np.int32)[:, None])
         if rows.dtype != np.float32 or stream.dtype != np.uint8 or stream.ndim != 1:
             raise ValueError("codes must be packed in bytes, scale and bias be float32")
         window = _window(about["window"]) if "window" in about else None
@@ -131,13 +140,32 @@ class Affine:
         return cls(codes, scale, bias, bits, window)
 
 
+def in_halves(row: NDArray[np.float32]) -> tuple[NDArray[np.float16], int, NDArray[np.float32]]:
+    """Entries nearest to these in float16 times a power of two: those, its exponent, and both.
+
+    Examples
+    --------
+    >>> from ntklc_helpers.compression.operations import in_halves
+    >>> halves, unit, rounded = in_halves(np.float32([3e9, 1.0]))
+    >>> float(halves[0]), unit, rounded.tolist()
+    (22896.0, 17, [3001024512.0, 1.0])
+    """
+    largest = float(np.abs(row).max(initial=0.0))
+    # So that the largest stays below 2^15, within what float16 holds.
+    unit = int(np.frexp(largest)[1]) - 15 if largest else 0
+    unit = int(np.clip(unit, -_LARGEST_UNIT, _LARGEST_UNIT))
+    halves = np.ldexp(row, -unit).astype(np.float16)
+    return halves, unit, np.ldexp(halves.astype(np.float32), unit)
+
+
 def _window(given: Mapping[str, Any]) -> Window:
     """From what a file says; KeyError, TypeError or ValueError if that is none."""
-    pairs = {}
-    for name, least in (("stride", 1), ("padding", 0), ("dilation", 1)):
-        one, two = given[name]
+    moves = {**asdict(Window()), **given}
+    groups, pairs = whole("groups", moves.pop("groups"), 1, _MOST_NUMBERS), {}
+    for name, (one, two) in moves.items():
+        least = int(name != "padding")
         pairs[name] = tuple(whole(name, k, least, _MOST_OF_A_SIDE) for k in (one, two))
-    return Window(**pairs, groups=whole("groups", given["groups"], 1, _MOST_NUMBERS))
+    return Window(**pairs, groups=groups)
 
 
 def _ternary(
@@ -250,8 +278,7 @@ def to_arrays(steps: Sequence[Step]) -> tuple[dict[str, NDArray], list[dict[str,
         if isinstance(step.operation, Affine):
             arrays, more = step.operation.to_arrays()
         elif isinstance(step.operation, Quantized):
-            parts = step.operation.thresholds, step.operation.levels
-            arrays, more = {"staircase": np.concatenate(parts).astype(np.float32)}, {}
+            arrays, more = _of_staircase(step.operation)
         else:
             plain = cast(Plain, step.operation)
             more = {"name": plain.name, "options": dict(plain.options)}
@@ -271,14 +298,46 @@ def from_arrays(
         operation: Operation
         if "bits" in about:
             operation = Affine.from_arrays(arrays, about)
-        elif "staircase" in arrays:
-            both = arrays["staircase"].astype(np.float64)
-            operation = Quantized(both[: len(both) // 2], both[len(both) // 2 :])
+        elif "staircase" in arrays or "uniform" in about:
+            operation = _staircase(arrays, about)
         else:
             operation = Plain.from_description(about["name"], about["options"])
         steps.append(Step(operation, inputs))
     _fit(steps, shape)
     return steps
+
+
+def staircase_bytes(steps: Quantized) -> int:
+    """Bytes that thresholds and levels take in a file, the description aside."""
+    return sum(array.nbytes for array in _of_staircase(steps)[0].values())
+
+
+def _of_staircase(steps: Quantized) -> tuple[dict[str, NDArray], dict[str, Any]]:
+    """What a file holds of thresholds and levels in float32: first and distance, if these tell."""
+    rows = [np.asarray(row, np.float32) for row in (steps.thresholds, steps.levels)]
+    told: list[Any] = [len(rows[1])]
+    for row in rows:
+        told += [float(row[0]), float(row[1] - row[0]) if len(row) > 1 else 1.0]
+    if all(np.array_equal(a, b) for a, b in zip(_grids(told), rows, strict=True)):
+        return {}, {"uniform": told}
+    return {"staircase": np.concatenate(rows)}, {}
+
+
+def _grids(told: Sequence[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Thresholds and levels at equal distances: how many levels, and first and distance of both."""
+    m, *numbers = told
+    at = np.arange(whole("uniform", m, 2, _MOST_LEVELS))
+    start, step, low, rise = (number("uniform", value) for value in numbers)
+    thresholds, levels = start + step * at[:-1], low + rise * at
+    return thresholds.astype(np.float32), levels.astype(np.float32)
+
+
+def _staircase(arrays: Mapping[str, NDArray], about: Mapping[str, Any]) -> Quantized:
+    if "uniform" in about:
+        thresholds, levels = _grids(about["uniform"])
+        return Quantized(thresholds.astype(np.float64), levels.astype(np.float64))
+    both = arrays["staircase"].astype(np.float64)
+    return Quantized(both[: len(both) // 2], both[len(both) // 2 :])
 
 
 def _fit(steps: Sequence[Step], shape: Sequence[int]) -> None:

@@ -43,6 +43,10 @@ _POOLS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "adaptive_avg_pool2d": (nn.AdaptiveAvgPool2d, ("output_size",)),
     "adaptive_max_pool2d": (nn.AdaptiveMaxPool2d, ("output_size",)),
 }
+_USUAL = {
+    "padding": 0, "dilation": 1, "ceil_mode": False, "count_include_pad": True,
+    "divisor_override": None,
+}  # fmt: skip
 
 
 @frozen(eq=False)
@@ -190,6 +194,12 @@ def _folded(path: str, norm: Any, last: Any) -> Affine:
     return _affine(weight, bias, last.window)
 
 
+def _pool(name: str, options: dict[str, Any]) -> Plain:
+    """With the options that say something."""
+    usual = _USUAL | {"stride": options.get("kernel_size")}
+    return Plain(name, {o: v for o, v in options.items() if o not in usual or v != usual[o]})
+
+
 def _after(second: Applied, first: Applied) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda x: second(first(x))
 
@@ -310,10 +320,10 @@ class _Reader(fx.Interpreter):
             return what.quantised()
         for name, (kind, options) in _POOLS.items():
             if isinstance(what, kind):
-                return Plain(name, {o: getattr(what, o) for o in options})
+                return _pool(name, {o: getattr(what, o) for o in options})
             if what is getattr(F, name):
                 given = dict(zip(options, n.args[1:], strict=False)) | n.kwargs
-                return Plain(name, {o: given[o] for o in options if o in given})
+                return _pool(name, {o: given[o] for o in options if o in given})
         if found.shape != values[0].shape:
             if _close(found, values[0].flatten(1)):
                 return Plain("flatten", {"start_dim": 1})

@@ -1,16 +1,20 @@
 """Files that hold arrays and a description, and nothing that could be run.
 
-One safetensors file, with a SHA-256 digest of all of it in its header: a file that was cut off or
-changed by a single bit is refused as a whole.
+One safetensors file with a single array of bytes: the description, JSON compressed by DEFLATE, and
+then the arrays that it lists, little-endian, one after another. The header has the version, the
+length of the description, and 128 bits of a SHA-256 digest of the whole file: a file that was cut
+off or changed by a single bit is refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,9 +25,15 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 FORMAT = "ntklc"
-VERSION = 1
-_MARK = b"sha256:"
-_BLANK = b"0" * 64
+VERSION = 2
+_MARK = b'{"__metadata__":{"ntklc":"'
+_BLANK = b"0" * 32
+# What a description may be of, and dtypes by their letters in it.
+_MOST_TEXT = 2**24
+_DTYPES = {
+    name: np.dtype(name).newbyteorder("<")
+    for name in ("u1", "i1", "u2", "i2", "u4", "i4", "i8", "f2", "f4", "f8")
+}
 
 
 class NetworkFileError(ValueError):
@@ -32,14 +42,16 @@ class NetworkFileError(ValueError):
 
 def to_bytes(tensors: Mapping[str, NDArray], description: Mapping[str, Any]) -> bytes:
     """The file's content; the same arrays and description always give the same bytes."""
-    text = json.dumps(
-        {"digest": (_MARK + _BLANK).decode(), "version": VERSION, **description},
-        separators=(",", ":"),
-    )
     arrays = {name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}
-    content = save(arrays, {FORMAT: text})
+    listed = [[name, array.dtype.str[1:], *array.shape] for name, array in arrays.items()]
+    text = json.dumps({"arrays": listed, **description}, separators=(",", ":"))
+    packer = zlib.compressobj(9, wbits=-15)
+    told = packer.compress(text.encode()) + packer.flush()
+    little = (array.astype(_DTYPES[array.dtype.str[1:]]).tobytes() for array in arrays.values())
+    body = np.frombuffer(told + b"".join(little), np.uint8)
+    content = save({"": body}, {FORMAT: f"{_BLANK.decode()} {VERSION} {len(told)}"})
     at = content.index(_MARK) + len(_MARK)
-    return content[:at] + _digest(content).encode() + content[at + len(_BLANK) :]
+    return content[:at] + _digest(content) + content[at + len(_BLANK) :]
 
 
 def from_bytes(content: bytes) -> tuple[dict[str, NDArray], dict[str, Any]]:
@@ -47,21 +59,49 @@ def from_bytes(content: bytes) -> tuple[dict[str, NDArray], dict[str, Any]]:
 
     NetworkFileError if it is cut off or changed, of another version, or not such a file at all.
     """
-    at = content.find(_MARK)
-    if at < 0:
+    at = content.find(_MARK) + len(_MARK)
+    if at != 8 + len(_MARK):
         raise NetworkFileError("not a compressed network, or its header is damaged")
-    at += len(_MARK)
-    if content[at : at + len(_BLANK)] != _digest(content).encode():
+    if content[at : at + len(_BLANK)] != _digest(content):
         raise NetworkFileError("damaged: its content does not have the digest in its header")
     try:
         size = int.from_bytes(content[:8], "little")
-        description = json.loads(json.loads(content[8 : 8 + size])["__metadata__"][FORMAT])
-        tensors = load(content)
-    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        told = json.loads(content[8 : 8 + size])["__metadata__"][FORMAT]
+        _, version, length = told.split(" ")
+        if int(version) != VERSION:
+            raise NetworkFileError(f"of version {version}; this package reads version {VERSION}")
+        body, at = load(content)[""].tobytes(), int(length)
+        if not 0 <= at <= len(body):
+            raise ValueError("the description reaches beyond the end")
+        return _unpacked(body[:at], body[at:])
+    except NetworkFileError:
+        raise
+    except (
+        SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError,
+        OverflowError, zlib.error,
+    ) as error:  # fmt: skip
         raise NetworkFileError(f"not a compressed network: {error}") from error
-    version = description.get("version") if isinstance(description, dict) else None
-    if version != VERSION:
-        raise NetworkFileError(f"of version {version!r}; this package reads version {VERSION}")
+
+
+def _unpacked(told: bytes, rest: bytes) -> tuple[dict[str, NDArray], dict[str, Any]]:
+    """From the description as it was compressed, and the bytes behind it; ValueError if none."""
+    unpacker = zlib.decompressobj(wbits=-15)
+    text = unpacker.decompress(told, _MOST_TEXT)
+    if not unpacker.eof or unpacker.unused_data:
+        raise ValueError("the description does not end where it should")
+    description = json.loads(text)
+    tensors = {}
+    for name, kind, *shape in description.pop("arrays"):
+        if not all(isinstance(side, int) and 0 <= side <= len(rest) for side in shape):
+            raise ValueError(f"there is no array of shape {shape}")
+        count, dtype = math.prod(shape), _DTYPES[kind]
+        if count * dtype.itemsize > len(rest):
+            raise ValueError("arrays reach beyond the end")
+        array = np.frombuffer(rest, dtype, count).astype(dtype.newbyteorder("="))
+        tensors[str(name)] = array.reshape(shape)
+        rest = rest[count * dtype.itemsize :]
+    if rest:
+        raise ValueError("there is more than the arrays that are listed")
     return tensors, description
 
 
@@ -83,8 +123,8 @@ def replace_file(path: str | os.PathLike, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _digest(content: bytes) -> str:
-    """SHA-256 of the content with the digest's own place blanked."""
+def _digest(content: bytes) -> bytes:
+    """Of the content with the digest's own place blanked, as text."""
     at = content.index(_MARK) + len(_MARK)
     blanked = content[:at] + _BLANK + content[at + len(_BLANK) :]
-    return hashlib.sha256(blanked).hexdigest()
+    return hashlib.sha256(blanked).hexdigest()[: len(_BLANK)].encode()

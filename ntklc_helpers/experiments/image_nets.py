@@ -35,7 +35,8 @@ PLANS: dict[str, tuple[int | str, ...]] = {
 """Channels of each convolution, in order, and "M" where a maximum over 2 × 2 halves the image.
 
 "R" is a residual pair of convolutions with the channels before it, "A" a mean over 2 × 2, "G" the
-maximum over all places, and after "F" numbers are widths of fully connected layers.
+maximum over all places; the convolution after "D" is of 5 × 5 and moves by 2, and after "F" numbers
+are widths of fully connected layers.
 
 ``vgg19`` has 16 convolutions and one linear layer, in place of the three that images of 224 × 224
 pixels ask for; of 32 × 32 pixels it makes 512 features. ``vgg_small`` makes 256 and is
@@ -78,9 +79,11 @@ def vgg(plan: str | Sequence[int | str], shape: Shape, n_classes: int = 10) -> n
         plan = PLANS[one_of("plan", plan, PLANS)]
     channels, height, width = shape
     layers: list[nn.Module] = []
-    flat = False
+    flat, window = False, (3, 1)
     for entry in plan:
-        if entry in ("M", "A"):
+        if entry == "D":
+            window = (5, 2)
+        elif entry in ("M", "A"):
             layers.append(nn.MaxPool2d(2) if entry == "M" else nn.AvgPool2d(2))
             height, width = height // 2, width // 2
         elif entry == "R":
@@ -93,8 +96,12 @@ def vgg(plan: str | Sequence[int | str], shape: Shape, n_classes: int = 10) -> n
             channels, height, width, flat = channels * height * width, 1, 1, True
         else:
             size = whole("plan, but for letters,", entry)
-            layers += [*(_linear if flat else _convolution)(channels, size), nn.ReLU()]
+            made = _linear(channels, size) if flat else _convolution(channels, size, *window)
+            layers += [*made, nn.ReLU()]
             channels = size
+            if not flat:
+                height, width = -(-height // window[1]), -(-width // window[1])
+            window = (3, 1)
         if not height * width * channels:
             raise ValueError(f"shape {tuple(shape)} is too small: the plan halves it to nothing")
     end = [] if flat else [nn.Flatten()]

@@ -90,13 +90,23 @@ class Small:
         )  # fmt: skip
 
 
+def _digits(**settings: Any) -> Small:
+    """For small black and white images, whose pixels need few levels."""
+    usual = {"first": 4, "last": 4, "input_levels": 16, "weight_decay": 2e-4, "epochs": 16}
+    return Small(**(usual | settings))
+
+
 # fmt: off
 NETWORKS: Mapping[str, Small] = {
-    "residual, 70 kB": Small(
+    "ternary convolutions, 1.5 kB": _digits(plan=("D", 8, 14, "M", 24, "G"), sparsity=0.7),
+    "ternary convolutions, 2.5 kB": _digits(plan=("D", 10, 20, "M", 42, "G"), sparsity=0.72),
+    "small convolutions": _digits(plan=("D", 6, 12, "M", 20, "G"), bits=None),
+    "convolutions": _digits(plan=("D", 10, 20, "M", 42, "G"), bits=None),
+    "ternary residual, 70 kB": Small(
         plan=(24, 48, "M", "R", 80, "M", 112, "M", "R", "G"),
         sparsity=0.65, epochs=24, augment=True,
     ),
-    "residual, 150 kB": Small(
+    "ternary residual, 150 kB": Small(
         plan=(24, 48, "M", "R", 96, "M", 184, "M", "R", "G"),
         sparsity=0.65, epochs=26, augment=True,
     ),
@@ -244,23 +254,22 @@ def _fit(run: Run, small: Small, net: nn.Module, kept: Any, seed: int) -> dict[s
     return {"weights": {name: value.cpu() for name, value in net.state_dict().items()}}
 
 
+_SMOKE = TrainedNetworks(
+    data="digits", n_train=600, networks=("tiny", "tiny, float32"), n_validation=200, n_draws=2
+)
+_CIFAR = TrainedNetworks(data="cifar10", n_validation=2500, n_draws=1)
 PRESETS = {
     "trained_cifar10_70kb": {
-        "paper": TrainedNetworks(
-            data="cifar10", networks=("residual, 70 kB",), n_validation=2500, n_draws=1
-        ),
+        "paper": attrs.evolve(_CIFAR, networks=("ternary residual, 70 kB",)),
+        "smoke": _SMOKE,
     },
     "trained_cifar10_150kb": {
-        "paper": TrainedNetworks(
-            data="cifar10", networks=("residual, 150 kB",), n_validation=2500, n_draws=1
-        ),
+        "paper": attrs.evolve(_CIFAR, networks=("ternary residual, 150 kB",)),
+        "smoke": _SMOKE,
     },
-    "trained_mnist": {
-        "paper": TrainedNetworks(data="mnist", networks=("tiny",)),
-        "smoke": TrainedNetworks(
-            data="digits", n_train=600, networks=("tiny", "tiny, float32"), n_validation=200,
-            n_draws=2,
-        ),
+    "trained_mnist_conv": {
+        "paper": TrainedNetworks(data="mnist", networks=[*NETWORKS][:4]),
+        "smoke": _SMOKE,
     },
 }  # fmt: skip
 """By name of a record, its studies by name."""
