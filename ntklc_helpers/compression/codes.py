@@ -31,7 +31,7 @@ def gaussian_step(bits: Bits) -> float:
     --------
     >>> from ntklc_helpers.compression.codes import gaussian_step
     >>> round(gaussian_step(4), 2)
-    0.32
+    0.34
     """
     x, codes = norm.ppf((np.arange(_NODES) + 0.5) / _NODES), code_range(bits)
 

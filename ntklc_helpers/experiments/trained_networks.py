@@ -7,9 +7,11 @@ images are classified by what the file holds.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -46,7 +48,7 @@ class Small:
         As for :func:`~ntklc_helpers.experiments.image_nets.vgg`.
     bits : "ternary", 2, 3, 4, 8 or None
         Of all weights but the first and last layers', which have bits of their own. None: trained
-        in float32, and kept so, or rounded to 8 or 4 bits and 256 or 16 levels afterwards.
+        in float32, and kept so, or rounded to 8 or 4 bits and 16 levels afterwards.
     first, last : bits
     levels, input_levels : int
         Of activations and pixels.
@@ -102,11 +104,11 @@ NETWORKS: Mapping[str, Small] = {
     "ternary convolutions, 2.5 kB": _digits(plan=("D", 10, 20, "M", 42, "G"), sparsity=0.72),
     "small convolutions": _digits(plan=("D", 6, 12, "M", 20, "G"), bits=None),
     "convolutions": _digits(plan=("D", 10, 20, "M", 42, "G"), bits=None),
-    "ternary residual, 70 kB": Small(
+    "residual, 70 kB": Small(
         plan=(24, 48, "M", "R", 80, "M", 112, "M", "R", "G"),
         sparsity=0.65, epochs=24, augment=True,
     ),
-    "ternary residual, 150 kB": Small(
+    "residual, 150 kB": Small(
         plan=(24, 48, "M", "R", 96, "M", 184, "M", "R", "G"),
         sparsity=0.65, epochs=26, augment=True,
     ),
@@ -151,7 +153,7 @@ class TrainedNetworks(Study):
     def plain(self) -> dict[str, Any]:
         """All settings, those of the networks among them."""
         specified = {name: attrs.asdict(NETWORKS[name]) for name in self.networks}
-        return super().plain() | {"specified": specified}
+        return super().plain() | {"specified": json.loads(json.dumps(specified))}
 
     def check(self, images: Images) -> None:
         """Refuse what these images do not allow, before anything is written."""
@@ -174,13 +176,13 @@ class TrainedNetworks(Study):
         -------
         Record
             A row for each file and seed: ``accuracy`` on the test images and ``validation``, in
-            percent, ``bytes`` of the file, ``epochs`` and ``seconds`` of the training.
+            percent, ``bytes`` of the file, and ``epochs`` of the training.
         """
         with begin(self, folder, device) as run:
             rows, seconds = rows_of(run, "file", self._files(run))
-            trained = sum(row["train_seconds"] for row in rows if not row["again"])
-            for row in rows:
-                del row["again"]
+            # A training takes other times each time, and one may make several files.
+            spent = [(row.pop("train_seconds"), row.pop("again")) for row in rows]
+            trained = sum(own for own, again in spent if not again)
             return run.record(rows, {"files": seconds, "training": trained})
 
     def _files(self, run: Run) -> Fits:
@@ -192,7 +194,10 @@ class TrainedNetworks(Study):
             for seed in range(self.seed, self.seed + self.n_draws):
                 stage = f"{name}-{seed}".replace(",", "").replace(" ", "-")
                 net = _network(small, images, kept, seed)
-                trained = run.once(f"weights-{stage}", partial(_fit, run, small, net, kept, seed))
+                state = run.path(f"training-{stage}")
+                trained = run.once(
+                    f"weights-{stage}", partial(_fit, run, small, net, kept, seed, state)
+                )
                 net.load_state_dict(trained["weights"])
                 net.cpu().eval()
                 yield from self._of(name, seed, net, images, kept, held, trained["seconds"])
@@ -225,9 +230,9 @@ class TrainedNetworks(Study):
             return
         size = 4 * sum(values.numel() for values in net.parameters())
         yield name, seed, partial(scored, net, size, False)
-        for bits, levels in ((8, 256), (4, 16)):
+        for bits in (8, 4):
             scheme = f"{name}, rounded to {bits} bits"
-            yield scheme, seed, partial(file, True, bits=bits, levels=levels, seed=seed)
+            yield scheme, seed, partial(file, True, bits=bits, levels=16, seed=seed)
 
 
 def _network(small: Small, images: Images, kept: Any, seed: int) -> nn.Module:
@@ -244,12 +249,12 @@ def _network(small: Small, images: Images, kept: Any, seed: int) -> nn.Module:
     )  # fmt: skip
 
 
-def _fit(run: Run, small: Small, net: nn.Module, kept: Any, seed: int) -> dict[str, Any]:
+def _fit(
+    run: Run, small: Small, net: nn.Module, kept: Any, seed: int, state: Path | None
+) -> dict[str, Any]:
     X, y, _, _ = run.tensors
     rows = torch.from_numpy(kept).to(run.device)
     about = small.training(len(kept))
-    stage = f"training-{small.plan}-{seed}".replace("'", "").replace(" ", "")
-    state = run.path(stage)
     train(net.to(run.device), X[rows], y[rows], about, seed, checkpoint=state, progress=True)
     return {"weights": {name: value.cpu() for name, value in net.state_dict().items()}}
 
@@ -260,15 +265,15 @@ _SMOKE = TrainedNetworks(
 _CIFAR = TrainedNetworks(data="cifar10", n_validation=2500, n_draws=1)
 PRESETS = {
     "trained_cifar10_70kb": {
-        "paper": attrs.evolve(_CIFAR, networks=("ternary residual, 70 kB",)),
+        "paper": attrs.evolve(_CIFAR, networks=("residual, 70 kB",)),
         "smoke": _SMOKE,
     },
     "trained_cifar10_150kb": {
-        "paper": attrs.evolve(_CIFAR, networks=("ternary residual, 150 kB",)),
+        "paper": attrs.evolve(_CIFAR, networks=("residual, 150 kB",)),
         "smoke": _SMOKE,
     },
     "trained_mnist_conv": {
-        "paper": TrainedNetworks(data="mnist", networks=[*NETWORKS][:4]),
+        "paper": TrainedNetworks(data="mnist", networks=tuple(NETWORKS)[:4]),
         "smoke": _SMOKE,
     },
 }  # fmt: skip

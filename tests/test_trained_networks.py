@@ -1,0 +1,149 @@
+"""Networks trained to be small: every row is that file, stopped and gone on with; and the front."""
+
+import re
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ntklc_helpers as nh
+from ntklc_helpers.experiments import trained_networks
+from ntklc_helpers.experiments.front import LITERATURE, non_dominated
+from ntklc_helpers.experiments.image_nets import affinely_changed, augmented, vgg
+from ntklc_helpers.experiments.records import find_record, read_record
+from ntklc_helpers.experiments.runs import preset_of
+from ntklc_helpers.experiments.trained_networks import NETWORKS, PRESETS, TrainedNetworks
+
+SMALL = attrs.evolve(PRESETS["trained_mnist_conv"]["smoke"], n_train=300, n_validation=100)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return SMALL.run(tmp_path_factory.mktemp("whole") / "run", device="cpu")
+
+
+def test_every_file_has_a_row_a_seed(whole):
+    plain = "tiny, float32"
+    schemes = ["tiny", plain, f"{plain}, rounded to 8 bits", f"{plain}, rounded to 4 bits"]
+    assert sorted(set(whole.table.scheme)) == sorted(schemes)
+    assert whole.table.groupby("scheme").seed.nunique().eq(2).all()
+    size = whole.table.groupby("scheme").bytes.mean()
+    assert size["tiny"] < size[schemes[3]] < size[schemes[2]] < size[plain]
+
+
+def test_what_is_held_out_is_not_trained_on(whole, monkeypatch):
+    """And test images enter at the end alone."""
+    given = []
+
+    def noted(net, X, y, training, seed, **options):
+        given.append(X)
+        return net
+
+    monkeypatch.setattr(trained_networks, "train", noted)
+    SMALL.run(None, device="cpu")
+    images = trained_networks.begin(SMALL, None, "cpu")
+    with images as run:
+        held = nh.data.balanced_rows(run.images.y, 100, 0)
+        own = {row.tobytes() for row in run.images.X[held]}
+    assert all(len(X) == 200 and not own & {row.numpy().tobytes() for row in X} for X in given)
+
+
+def test_an_interrupted_run_goes_on(whole, tmp_path, stop_at):
+    calls = stop_at(trained_networks, "compress", 4)
+    with pytest.raises(KeyboardInterrupt):
+        SMALL.run(tmp_path / "run", device="cpu")
+    again = SMALL.run(tmp_path / "run", device="cpu")
+    assert len(calls) > 4 and again.table.equals(whole.table)
+    again.write(tmp_path / "again")
+    assert read_record(tmp_path / "again") == again
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"networks": ("none",)}, "networks must be among .*, got 'none'"),
+        ({"n_validation": 0}, "n_validation must be a whole number of at least 1, got 0"),
+        ({"n_draws": 1.5}, "n_draws must be a whole number"),
+    ],
+)
+def test_settings_that_are_none(change, message):
+    with pytest.raises(ValueError, match=message):
+        TrainedNetworks(**{"data": "digits"} | change)
+
+
+def test_a_run_without_a_batch_is_refused(tmp_path):
+    with pytest.raises(
+        nh.experiments.records.RunError if hasattr(nh, "experiments") else Exception
+    ):
+        attrs.evolve(SMALL, n_validation=290).run(tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if "tiny" not in name])
+def test_networks_fit_their_images(name):
+    shape = (3, 32, 32) if "residual" in name else (1, 28, 28)
+    with torch.device("meta"):
+        assert vgg(NETWORKS[name].plan, shape)(torch.zeros(2, *shape)).shape == (2, 10)
+
+
+def test_digits_are_moved_a_little_and_mirrored_never():
+    X = torch.zeros(50, 1, 20, 20)
+    X[:, :, 5:15, 6] = 1.0  # a bar on the left, half way down
+    generator = torch.Generator().manual_seed(0)
+    moved = affinely_changed(X, generator)
+    across = (moved.sum((1, 2)) * torch.arange(20)).sum(1) / moved.sum((1, 2, 3))
+    assert across.max() < 10 and across.min() > 2 and across.std() > 0.3
+    mass = moved.sum((1, 2, 3)) / X.sum((1, 2, 3))
+    assert mass.min() > 0.6 and mass.max() < 1.6
+    # While photographs are mirrored: half of the bars stand on the right.
+    mirrored = augmented(X, generator, border=0)[:, 0, 10].argmax(1)
+    assert set(mirrored.tolist()) == {6, 13}
+    still = affinely_changed(X, generator, turn=0.0, stretch=0.0)
+    assert torch.allclose(still.sum((1, 2, 3)), X.sum((1, 2, 3)), rtol=1e-3)
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=12))
+def test_the_front_is_what_nothing_beats(points):
+    table = pd.DataFrame(points, columns=["bytes", "accuracy"])
+    front = non_dominated(table)
+    for i, (size, right) in enumerate(points):
+        beaten = any((a <= size and b >= right) and (a < size or b > right) for a, b in points)
+        assert (i in front.index) != beaten
+    assert front.bytes.is_monotonic_increasing and front.accuracy.is_monotonic_increasing
+
+
+def test_what_others_report_has_a_source():
+    bibliography = Path(__file__).parents[1] / "book" / "references.bib"
+    keys = set(re.findall(r"@\w+\{(\w+)", bibliography.read_text(encoding="utf-8")))
+    for other in LITERATURE:
+        assert other.source and (other.key in keys or "github.com" in other.source)
+        assert 50 < other.accuracy < 100 < other.bytes
+
+
+def recorded(name):
+    record = find_record(name)
+    assert preset_of(record.settings, PRESETS[name]) == "paper"
+    return record.table.groupby("scheme")[["bytes", "accuracy"]].mean(), record
+
+
+def test_the_record_of_digits_keeps_what_is_promised():
+    mean, record = recorded("trained_mnist_conv")
+    small, large = (mean.loc[f"ternary convolutions, {size} kB"] for size in ("1.5", "2.5"))
+    assert small.bytes <= 1500 and small.accuracy >= 98.5
+    assert large.bytes <= 2500 and large.accuracy >= 99.0
+    assert record.table.groupby("scheme").seed.nunique().min() == 3
+    # Nothing rounded afterwards is as small and as accurate.
+    rounded = mean[mean.index.str.contains("rounded")]
+    assert np.all((rounded.bytes > large.bytes) | (rounded.accuracy < large.accuracy))
+
+
+def test_the_record_of_photographs_keeps_what_is_promised():
+    mean, record = recorded("trained_cifar10_70kb")
+    row = mean.loc["residual, 70 kB"]
+    assert row.bytes <= 70_000 and row.accuracy >= 85.0
+    assert record.provenance["seconds"] <= 3 * 3600
