@@ -5,7 +5,14 @@ import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 
 import ntklc_helpers as nh
-from ntklc_helpers.compression.readout import LOGISTIC_GRID, RIDGE_GRID, Readout
+from ntklc_helpers.compression.readout import (
+    GCV_GRID,
+    LOGISTIC_GRID,
+    RIDGE_GRID,
+    Readout,
+    counts,
+    fit_ridge,
+)
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +203,65 @@ def test_ridge_by_torch_is_ridge_by_numpy():
     np.testing.assert_allclose(by_torch.weights, plain.weights, rtol=1e-6)
     np.testing.assert_allclose(by_torch.bias, plain.bias, rtol=1e-6)
     assert by_torch.penalty == plain.penalty
+
+
+def test_the_penalty_is_the_one_of_least_generalised_cross_validation():
+    rng = np.random.default_rng(0)
+    for n, d in ((40, 12), (20, 30)):
+        F, w = rng.standard_normal((n, d)), rng.integers(1, 4, n)
+        T = F[:, :2] + 2 * rng.standard_normal((n, 2))
+        T = T - np.average(T, axis=0, weights=w)
+        T = T / np.sqrt(np.average(T**2, axis=0, weights=w))
+        A, B, N = np.sqrt(w)[:, None] * F, np.sqrt(w)[:, None] * T, w.sum()
+        # By the hat matrix, of samples with their weights and a column of ones.
+        A, root = A - np.sqrt(w)[:, None] * (w @ F / N), np.sqrt(w / N)
+        merit = []
+        for penalty in GCV_GRID:
+            shift = penalty * np.sum(A**2) / d
+            H = A @ np.linalg.solve(A.T @ A + shift * np.eye(d), A.T) + np.outer(root, root)
+            merit.append(np.sum((B - H @ B) ** 2) / (N - np.trace(H)) ** 2)
+        assert fit_ridge(F, T, sample_weight=w).penalty == GCV_GRID[np.argmin(merit)]
+
+
+def test_a_readout_of_values_is_a_readout():
+    rng = np.random.default_rng(0)
+    F, T = rng.standard_normal((50, 6)), rng.standard_normal((50, 2)) * [1e-200, 1e30]
+    values = fit_ridge(F, T, penalty=0.1)
+    assert Readout.from_arrays(values.arrays) == values and values.classes is None
+    single = fit_ridge(F, T[:, :1], penalty=0.1)
+    assert values.predict(F).shape == (50, 2) and single.predict(F).shape == (50,)
+    for dtype, part in (("float32", 2.0**-23), ("float16", 2.0**-11), ("int8", 0.5 / 127)):
+        rounded = values.rounded(dtype)
+        assert rounded.dtype == dtype and rounded.classes is None
+        largest = np.abs(values.weights).max(axis=0) * values.scale
+        error = np.abs(rounded.weights * rounded.scale - values.weights * values.scale)
+        assert (error <= 1.001 * part * largest).all()
+    # A file that lost its classes is none of values.
+    scores = fit_ridge(F, T, classes=["a", "b"], penalty=0.1)
+    without = {name: array for name, array in scores.arrays.items() if name != "classes"}
+    with pytest.raises(KeyError):
+        Readout.from_arrays(without)
+    mixed = values.arrays | {"scale": values.scale.astype(np.float32)}
+    with pytest.raises(ValueError, match="cannot be of"):
+        Readout.from_arrays(mixed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((np.ones((4, 2)), np.ones((3, 1))), {}, "targets must have 4 rows"),
+        ((np.ones((4, 2)), np.ones(4)), {}, "targets must have 2 dimension"),
+        ((np.ones((4, 2)), np.full((4, 1), np.nan)), {}, "targets must be finite"),
+        ((np.ones((4, 2)), np.ones((4, 2))), {"classes": [1]}, r"classes must have shape \(2,\)"),
+        ((np.ones((4, 2)), np.ones((4, 1))), {"penalty": 0}, "penalty must be a positive"),
+        ((np.ones((4, 2)), np.ones((4, 1))), {"sample_weight": [1]}, "sample_weight must be 4"),
+        ((np.ones((4, 2)), np.ones((4, 1))), {"sample_weight": []}, "sample_weight must be 4 .* got 0"),
+    ],
+)  # fmt: skip
+def test_a_ridge_that_cannot_be_is_refused(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        fit_ridge(*arguments, **options)
+
+
+def test_weights_by_default_are_ones():
+    assert counts(None, 3).tolist() == [1, 1, 1] and counts([2, 0], 2).tolist() == [2, 0]

@@ -10,6 +10,7 @@ from .operations import LayerReport
 from .pruning import prune_globally, rewind, snapshot, sparsity
 from .qat import prepare_qat
 from .readout import READOUT_DTYPES, Readout, fit_readout
+from .scaling import Scaling
 from .storage import NetworkFileError
 from .ternary import (
     TernaryMatrix,

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from attrs import define, field, frozen, setters
+from attrs import asdict, define, field, frozen, setters
 from numpy.typing import ArrayLike, NDArray
 
 from .._checks import one_of, samples, torch_device
@@ -20,6 +20,7 @@ from .converted import ConvertedNetwork
 from .engine import IntegerLayer, run
 from .layers import TernaryLayer, WeightStorage
 from .readout import Readout, fit_readout
+from .scaling import Scaling
 from .storage import NetworkFileError, from_bytes, replace_file, to_bytes
 from .ternary import pack_ternary, ternary_entropy
 
@@ -85,6 +86,8 @@ class CompressedNetwork:
         The trained last layer; it can be set.
     matching : Matching, optional
         What the staircases keep, where they were matched for the network as a whole.
+    scaling : Scaling, optional
+        What is done to inputs before the first layer; it is saved with the network.
 
     Examples
     --------
@@ -99,6 +102,7 @@ class CompressedNetwork:
     layers: tuple[TernaryLayer, ...] = field(converter=_fitting, on_setattr=setters.frozen)
     readout: Readout | None = field(default=None)
     matching: Any = None
+    scaling: Scaling | None = field(default=None)
 
     @readout.validator
     def _readout_fits(self, _: Any, readout: Readout | None) -> None:
@@ -106,6 +110,11 @@ class CompressedNetwork:
             raise ValueError(
                 f"readout must take {self.widths[-1]} features, got {len(readout.weights)}"
             )
+
+    @scaling.validator
+    def _scaling_fits(self, _: Any, scaling: Scaling | None) -> None:
+        if scaling is not None and len(scaling.centre) != self.p:
+            raise ValueError(f"scaling must be of {self.p} columns, got {len(scaling.centre)}")
 
     @property
     def p(self) -> int:
@@ -142,15 +151,18 @@ class CompressedNetwork:
 
         ValueError if X is no matrix of finite numbers with p columns, or torch has no such device.
         """
-        X = samples("X", X, self.p)
+        rows = self._scaled(samples("X", X, self.p))
         if device is not None:
-            x = torch.from_numpy(X).float().to(torch_device(device))
+            x = torch.from_numpy(rows).float().to(torch_device(device))
             return self._by_torch(x).cpu().numpy()
-        return run(self._on_integers, X)
+        return run(self._on_integers, rows)
+
+    def _scaled(self, rows: Any) -> Any:
+        return rows if self.scaling is None else self.scaling(rows)
 
     @torch.no_grad()
     def _by_torch(self, x: torch.Tensor) -> torch.Tensor:
-        """Features where x (n, p) is and in its precision."""
+        """Features of scaled x (n, p), where it is and in its precision."""
         steps = [layer.by_torch(before, x) for before, layer in self._pairs]
         base, step, _ = self.layers[-1].grid or (0.0, 1.0, None)
         parts = []
@@ -162,7 +174,7 @@ class CompressedNetwork:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (n, K) for a float tensor x of shape (n, p), by torch where it is."""
-        readout, features = self._trained, self._by_torch(x)
+        readout, features = self._trained, self._by_torch(self._scaled(x))
         parts = (readout.weights * readout.scale).T, readout.bias
         weights, bias = (torch.tensor(np.ascontiguousarray(a)).to(features) for a in parts)
         return torch.nn.functional.linear(features, weights, bias)
@@ -182,8 +194,15 @@ class CompressedNetwork:
         self.readout = fit_readout(self.features(X), y, kind, dtype, seed=seed)
         return self
 
+    def outputs(self, X: ArrayLike) -> NDArray[np.floating]:
+        """(n, K) scores of the classes, or values, for X (n, p); errors as for :meth:`predict`."""
+        return self._trained.scores(self.features(X))
+
     def predict(self, X: ArrayLike) -> NDArray:
-        """(n,) predicted labels for X (n, p); ValueError if it does not fit, or without readout."""
+        """(n,) predicted labels for X (n, p); ValueError if it does not fit, or without readout.
+
+        Of a readout of values these, (n,) where there is one output, else (n, K).
+        """
         return self._trained.predict(self.features(X))
 
     def score(self, X: ArrayLike, y: ArrayLike) -> float:
@@ -212,6 +231,8 @@ class CompressedNetwork:
             about.append(description)
         if self.readout is not None:
             tensors |= {f"readout.{name}": array for name, array in self.readout.arrays.items()}
+        if self.scaling is not None:
+            tensors |= {f"scaling.{name}": array for name, array in asdict(self.scaling).items()}
         return to_bytes(tensors, {"layers": about})
 
     @classmethod
@@ -226,7 +247,8 @@ class CompressedNetwork:
             described = enumerate(about["layers"])
             layers = [TernaryLayer.from_arrays(parts[str(i)], layer) for i, layer in described]
             readout = Readout.from_arrays(parts["readout"]) if "readout" in parts else None
-            return cls(layers, readout)
+            scaling = Scaling(**parts["scaling"]) if "scaling" in parts else None
+            return cls(layers, readout, scaling=scaling)
         except (KeyError, TypeError, ValueError, OverflowError, MemoryError) as error:
             raise NetworkFileError(f"not a compressed network: {error}") from error
 
@@ -241,7 +263,9 @@ class CompressedNetwork:
         return Memory(
             packed_file=len(self.to_bytes("packed")),
             seed_file=len(self.to_bytes("seed")) if drawn else None,
-            resident=sum(part.nbytes for part in (*self._on_integers, readout) if part),
+            resident=sum(
+                part.nbytes for part in (*self._on_integers, readout, self.scaling) if part
+            ),
             resident_weights=sum(T.nbytes for T in matrices),
             dense_file=4 * (size + outputs + biases),
             weights=size,
