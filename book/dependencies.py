@@ -13,6 +13,7 @@ import ast
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -74,7 +75,7 @@ class Modules:
             return f"{source}.{name}"
         if source not in self.faces:
             return source
-        for node in self.trees[source].body:
+        for node in written(self.trees[source].body):
             if (
                 isinstance(node, ast.ImportFrom)
                 and (origin := self.source(node, source)) in self.trees
@@ -183,9 +184,21 @@ def defines(node: ast.stmt, theirs: set[str]) -> bool:
     if isinstance(node, ast.Assign | ast.AnnAssign):
         return all(isinstance(target, ast.Name | ast.Tuple) for target in targets(node))
     if isinstance(node, ast.If):
-        return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        return for_types(node)
     said = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     return said or isinstance(node, ast.Import | ast.ImportFrom | ast.Pass)
+
+
+def for_types(node: ast.stmt) -> bool:
+    """Whether a statement is `if TYPE_CHECKING:`, in whose place a face may import later."""
+    test = ast.unparse(node.test) if isinstance(node, ast.If) else ""
+    return test.rpartition(".")[2] == "TYPE_CHECKING"
+
+
+def written(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements at the top of a module, and those that are there for types."""
+    for node in body:
+        yield from node.body if isinstance(node, ast.If) and for_types(node) else [node]
 
 
 def plain_python(cell: str) -> str:

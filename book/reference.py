@@ -8,6 +8,7 @@ default that is made anew each time, signatures name what makes it.
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,7 +88,16 @@ def sign(
     return with_factories(signature, thing if what == "class" else None), returns
 
 
+def skip(app: Sphinx, what: str, name: str, thing: Any, skipped: bool, options: Any) -> bool | None:
+    """Leave out methods that another library puts into classes that are built on its own."""
+    foreign = (
+        inspect.isfunction(thing) and thing.__module__.split(".")[0] != dependencies.PACKAGE.name
+    )
+    return True if foreign else None
+
+
 def setup(app: Sphinx) -> dict:
+    app.connect("autodoc-skip-member", skip)
     app.connect("source-read", fill)
     app.connect("autodoc-process-signature", sign)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

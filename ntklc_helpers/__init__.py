@@ -7,12 +7,14 @@ What chapters run for long is imported by those who want it, from ``ntklc_helper
 
 # Rooms stand in their order, not in the alphabet's.
 # ruff: noqa: I001
+import typing as _typing
+
 from . import data, theory, matching, compression
+from ._face import later as _later
 
 # What comes in: Gaussian mixtures with their statistics, and real images.
 from .data import (
     DataError,
-    Dataset,
     GaussianMixture,
     MissingDataError,
     Statistics,
@@ -59,7 +61,6 @@ from .matching import (
     match,
     Matching,
     MatchingError,
-    Certificate,
     linear_share_bound,
 )
 
@@ -75,4 +76,11 @@ from .compression import (
     prune_and_finetune,
 )
 
-__all__ = [name for name in vars() if not name.startswith("_")]
+# Scikit-learn, which takes a while to import, comes with them.
+_LATER = ("NTKLCClassifier", "NTKLCRegressor")
+if _typing.TYPE_CHECKING:
+    from .compression import NTKLCClassifier, NTKLCRegressor
+else:
+    __getattr__, __dir__ = _later(vars(), ".compression", _LATER)
+
+__all__ = [*(name for name in vars() if not name.startswith("_")), *_LATER]

@@ -40,7 +40,7 @@ def each(argument: str, values: Any, check: Callable[..., Any], *more: Any) -> t
 
 def number(argument: str, value: Any, expected: str = "a finite number") -> float:
     """``value`` as a float, if it is a finite real number; not text, not a truth value."""
-    found = _plain(argument, value)
+    found = plain(argument, value)
     if found.dtype.kind == "b" or found.ndim:
         raise ValueError(f"{argument} must be {expected}, got {_kind(value, found)}")
     return float(array(argument, value, 0, expected))
@@ -95,7 +95,7 @@ def array(argument: str, values: Any, ndim: int | None, expected: str = "numbers
 
     Lists, data frames and torch tensors of any precision are taken, with a gradient or without.
     """
-    found = _plain(argument, values)
+    found = plain(argument, values)
     if found.dtype.kind == "O":
         found = _of_objects(argument, values, found, expected)
     if found.dtype.kind not in "buif":
@@ -150,7 +150,7 @@ def class_labels(argument: str, values: Any, n: int | None = None) -> NDArray[np
 
 def labels(argument: str, values: Any, n: int | None = None) -> NDArray:
     """``values`` as an (n,) array of labels: whole numbers, truth values or text; none missing."""
-    found = _plain(argument, values)
+    found = plain(argument, values)
     if found.dtype.kind == "O" and (_all(found, str) or _all(found, _REAL)):
         found = np.array(found.tolist())
     if n is None and (found.ndim != 1 or not len(found)):
@@ -198,7 +198,7 @@ def same_length(argument: str, values: Sequence[Any], other: str, n: int) -> Non
         raise ValueError(f"{argument} must have {n} entries, as many as {other}, got {len(values)}")
 
 
-def _plain(argument: str, values: Any) -> NDArray:
+def plain(argument: str, values: Any) -> NDArray:
     """What numpy makes of it: a tensor leaves its graph and device, masked entries are refused."""
     if isinstance(values, torch.Tensor):
         if values.layout != torch.strided:
@@ -206,7 +206,7 @@ def _plain(argument: str, values: Any) -> NDArray:
         # numpy has no bfloat16; no floating type of torch is wider than double.
         return (values.double() if values.is_floating_point() else values).numpy(force=True)
     if isinstance(values, list | tuple) and any(isinstance(v, torch.Tensor) for v in values):
-        values = [_plain(argument, value) for value in values]
+        values = [plain(argument, value) for value in values]
     if np.ma.is_masked(values):
         raise ValueError(f"{argument} must have no masked entries; fill or drop them")
     if hasattr(values, "toarray"):

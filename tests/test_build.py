@@ -108,11 +108,14 @@ def write_profile(folder, name, **chapters):
 
 # The second chapter uses `unit`, and so `scale`; nobody uses the rest.
 PACKAGE = {
-    "__init__.py": "from .room import unit\nfrom .aside import unused\n",
+    "__init__.py": "import typing\n\nfrom .room import unit\nfrom .aside import unused\n\n"
+    "if typing.TYPE_CHECKING:\n    from .later import rare\n",
     "room/__init__.py": "from .units import unit\n",
     "room/units.py": "from ..scales import scale\n\nunit = 5 * scale\n",
     "scales.py": "scale = 2\n",
     "aside.py": "unused = 1\n",
+    # Imported when it is asked for, and does more than to define names.
+    "later.py": "import sys\n\nsys.rare = 1\nrare = 1\n",
 }
 
 
@@ -314,6 +317,7 @@ USES = [
     ("from ntklc_helpers import room, aside\nroom.unit", {"room.units", "scales", "aside"}),
     ("import ntklc_helpers.aside\nntklc_helpers.unit", {"aside", "room.units", "scales"}),
     ("import ntklc_helpers as nh\nif 1:\n    %pip install x\nnh.unused", {"aside"}),
+    ("import ntklc_helpers as nh\nnh.rare", {"later"}),
     ("print('no package')", set()),
 ]
 

@@ -177,7 +177,20 @@ def test_what_the_face_imports():
     ).stdout.split()
     assert "ntklc_helpers.compression" in loaded
     unwanted = {"ntklc_helpers.experiments", "ntklc_helpers.plots", "pandas", "seaborn", "PIL"}
+    unwanted |= {"sklearn", "ntklc_helpers.compression.estimators"}
     assert not unwanted & set(loaded)
+
+
+def test_what_is_imported_when_asked_for_is_there_for_all():
+    nh = ntklc_helpers
+    for name in ("NTKLCClassifier", "NTKLCRegressor"):
+        for face in (nh, nh.compression):
+            assert name in face.__all__ and name in dir(face)
+        assert getattr(nh, name).__module__ == "ntklc_helpers.compression.estimators"
+    with pytest.raises(
+        AttributeError, match="module 'ntklc_helpers' has no attribute 'unheard_of'"
+    ):
+        nh.unheard_of  # noqa: B018
 
 
 def lengths(module):

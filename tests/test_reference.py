@@ -81,6 +81,15 @@ def test_a_signature_names_what_makes_a_default():
     assert reference.with_factories("(law=NOTHING)", nh.match) == "(law=NOTHING)"
 
 
+def test_methods_that_another_library_adds_are_left_out():
+    clf = nh.NTKLCClassifier
+    added, own = (
+        reference.skip(None, "class", method.__name__, method, False, {})
+        for method in (clf.set_fit_request, clf.fit)
+    )
+    assert added is True and own is None
+
+
 def test_the_tasks_of_the_first_page_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", API["index"], re.MULTILINE | re.DOTALL)

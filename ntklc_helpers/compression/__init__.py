@@ -1,5 +1,8 @@
 """Small networks that run: ternary layers on integers, files, readouts, training."""
 
+import typing as _typing
+
+from .._face import later as _later
 from .._face import promised as _promised
 from .allocate import Allocation, allocate, allocation_front
 from .convert import agreement, compress
@@ -23,4 +26,11 @@ from .ternary import (
 from .ternary_train import train_ternary
 from .train import Trained, prune_and_finetune, train_dense
 
-__all__ = _promised(vars())
+# Scikit-learn, which takes a while to import, comes with them.
+_LATER = ("NTKLCClassifier", "NTKLCRegressor")
+if _typing.TYPE_CHECKING:
+    from .estimators import NTKLCClassifier, NTKLCRegressor
+else:
+    __getattr__, __dir__ = _later(vars(), ".estimators", _LATER)
+
+__all__ = [*_promised(vars()), *_LATER]
