@@ -98,12 +98,20 @@ def _digits(**settings: Any) -> Small:
     return Small(**(usual | settings))
 
 
+def _connected(**settings: Any) -> Small:
+    return _digits(**({"epochs": 60, "batch_size": 256, "weight_decay": 2e-5} | settings))
+
+
 # fmt: off
 NETWORKS: Mapping[str, Small] = {
     "ternary convolutions, 1.5 kB": _digits(plan=("D", 8, 14, "M", 24, "G"), sparsity=0.7),
     "ternary convolutions, 2.5 kB": _digits(plan=("D", 10, 20, "M", 42, "G"), sparsity=0.72),
     "small convolutions": _digits(plan=("D", 6, 12, "M", 20, "G"), bits=None),
     "convolutions": _digits(plan=("D", 10, 20, "M", 42, "G"), bits=None),
+    "two bits, fully connected, 9 kB": _connected(plan=("A", "F", 80, 80, 64), bits=2, first=2),
+    "two bits, fully connected, 11 kB": _connected(plan=("A", "F", 104, 96, 64), bits=2, first=2),
+    "784-16-10": _connected(plan=("F", 16), bits=None, epochs=30),
+    "784-64-10": _connected(plan=("F", 64), bits=None, epochs=30),
     "residual, 70 kB": Small(
         plan=(24, 48, "M", "R", 80, "M", 112, "M", "R", "G"),
         sparsity=0.65, epochs=24, augment=True,
@@ -274,6 +282,10 @@ PRESETS = {
     },
     "trained_mnist_conv": {
         "paper": TrainedNetworks(data="mnist", networks=tuple(NETWORKS)[:4]),
+        "smoke": _SMOKE,
+    },
+    "trained_mnist_connected": {
+        "paper": TrainedNetworks(data="mnist", networks=tuple(NETWORKS)[4:8]),
         "smoke": _SMOKE,
     },
 }  # fmt: skip
