@@ -155,7 +155,7 @@ def test_saved_and_loaded_it_gives_the_same(digits, dense, tmp_path, bits):
     assert again.predict(X_test)[0].startswith("no. ") and again.to_bytes() == found.to_bytes()
     # Scales and biases count, and little else.
     rows, codes = 60 + 30 + 10, memory.weights * memory.bits_per_weight / 8
-    assert codes + 8 * rows < size < codes + 8 * rows + 1800
+    assert codes + 4 * rows < size < codes + 4 * rows + 700
     if bits in (2, 3, 4, 8):
         hidden = 64 * 60 + 60 * 30
         assert round(memory.weights * memory.bits_per_weight) == hidden * bits + 300 * 8

@@ -364,15 +364,31 @@ def test_an_architecture_can_be_checked_without_memory():
             architecture("vgg19", (1, 8, 8), 10, 16)
 
 
+def test_a_plan_has_letters_for_all_that_is_no_convolution():
+    """Of each letter what it does to an image's sides, and that a pair adds to what it is given."""
+    net = vgg((4, "M", "R", "A", "D", 6, "G"), (3, 32, 32))
+    shapes, x = [], torch.randn(2, 3, 32, 32)
+    for part in net[:-2]:
+        x = part(x)
+        shapes.append(tuple(x.shape[1:]))
+    assert shapes[3:] == [(4, 16, 16), (4, 16, 16), (4, 8, 8), *[(6, 4, 4)] * 3, (6, 1, 1)]
+    x = torch.randn(2, 4, 16, 16)
+    assert (net[4].eval()(x) >= x).all()
+    flat = vgg(("A", "F", 7), (1, 28, 28))
+    assert [layer.in_features for layer in flat if hasattr(layer, "in_features")] == [196, 7]
+
+
 def test_what_cannot_be_built_is_named():
     with pytest.raises(ValueError, match="plan must be one of vgg19, .*, got 'vgg20'"):
         vgg("vgg20", (3, 32, 32))
     with pytest.raises(
-        ValueError, match="plan, but for 'M', must be a whole number of at least 1, got 'A'"
+        ValueError, match="plan, but for letters, must be a whole number of at least 1, got 'X'"
     ):
-        vgg((8, "A"), (3, 32, 32))
+        vgg((8, "X"), (3, 32, 32))
+    with pytest.raises(ValueError, match="plan must have widths alone after 'F', got 'R'"):
+        vgg((8, "F", 4, "R"), (3, 32, 32))
     with pytest.raises(
-        ValueError, match="plan, but for 'M', must be a whole number of at least 1, got 0"
+        ValueError, match="plan, but for letters, must be a whole number of at least 1, got 0"
     ):
         vgg((0,), (3, 32, 32))
     with pytest.raises(ValueError, match=r"shape \(1, 28, 28\) is too small"):

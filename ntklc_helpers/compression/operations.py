@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
@@ -29,7 +30,7 @@ _STREAMS, _PACKED = ("low", "signs", "unary"), ("codes_zeros", "rice_bits", "cou
 # What has no numbers of its own, by the name in a file.
 PLAIN: dict[str, Callable[..., torch.Tensor]] = {
     "add": torch.add,
-    "flatten": torch.flatten,
+    "flatten": partial(torch.flatten, start_dim=1),
     "mean": torch.mean,
     "max_pool2d": F.max_pool2d,
     "avg_pool2d": F.avg_pool2d,
@@ -113,7 +114,7 @@ class Affine:
         if self.bits == "ternary":
             packed = asdict(pack_ternary(TernaryMatrix.from_signs(self.matrix)))
             arrays["codes"] = np.concatenate([packed[name] for name in _STREAMS])
-            return arrays, about | {"packed": {name: packed[name] for name in _PACKED}}
+            return arrays, about | {"packed": [packed[name] for name in _PACKED]}
         width = cast(Literal[2, 3, 4, 8], self.bits)
         places = (self.codes.ravel() - code_range(width)[0]).astype(np.uint8)
         digits = places[:, None] >> np.arange(width, dtype=np.uint8) & 1
@@ -169,16 +170,13 @@ def _window(given: Mapping[str, Any]) -> Window:
 
 
 def _ternary(
-    stream: NDArray[np.uint8], size: tuple[int, int], packed: Mapping[str, Any]
+    stream: NDArray[np.uint8], size: tuple[int, int], packed: Sequence[Any]
 ) -> NDArray[np.int8]:
-    total, zeros = size[0] * size[1], bool(packed["codes_zeros"])
-    count, k = (
-        whole("count", packed["count"], 0, total),
-        whole("rice_bits", packed["rice_bits"], 0, 30),
-    )
+    (zeros, k, count), total = packed, size[0] * size[1]
+    k, count = whole("rice_bits", k, 0, 30), whole("count", count, 0, total)
     ends = np.cumsum([-(-count * k // 8), -(-(total - count if zeros else count) // 8)])
     streams = dict(zip(_STREAMS, np.split(stream, ends), strict=True))
-    return unpack_ternary(PackedTernary(size, zeros, k, count, **streams)).to_dense()
+    return unpack_ternary(PackedTernary(size, bool(zeros), k, count, **streams)).to_dense()
 
 
 def _digits(stream: NDArray[np.uint8], size: tuple[int, int], bits: Any) -> NDArray[np.int8]:
@@ -281,7 +279,7 @@ def to_arrays(steps: Sequence[Step]) -> tuple[dict[str, NDArray], list[dict[str,
             arrays, more = _of_staircase(step.operation)
         else:
             plain = cast(Plain, step.operation)
-            more = {"name": plain.name, "options": dict(plain.options)}
+            more = {"name": plain.name} | ({"options": plain.options} if plain.options else {})
         tensors |= {f"{i}.{name}": array for name, array in arrays.items()}
         described.append(about | more)
     return tensors, described
@@ -301,7 +299,7 @@ def from_arrays(
         elif "staircase" in arrays or "uniform" in about:
             operation = _staircase(arrays, about)
         else:
-            operation = Plain.from_description(about["name"], about["options"])
+            operation = Plain.from_description(about["name"], about.get("options", {}))
         steps.append(Step(operation, inputs))
     _fit(steps, shape)
     return steps

@@ -326,7 +326,7 @@ class _Reader(fx.Interpreter):
                 return _pool(name, {o: given[o] for o in options if o in given})
         if found.shape != values[0].shape:
             if _close(found, values[0].flatten(1)):
-                return Plain("flatten", {"start_dim": 1})
+                return Plain("flatten")
             if values[0].ndim == 4 and _close(found, values[0].mean((2, 3))):
                 return Plain("mean", {"dim": [2, 3]})
             raise refusal(path, what, _KNOWN)

@@ -1,13 +1,14 @@
 """Files that hold arrays and a description, and nothing that could be run.
 
-One safetensors file with a single array of bytes: the description, JSON compressed by DEFLATE, and
-then the arrays that it lists, little-endian, one after another. The header has the version, the
-length of the description, and 128 bits of a SHA-256 digest of the whole file: a file that was cut
-off or changed by a single bit is refused.
+One safetensors file with a single array of bytes: in four of them the length of the description,
+that, JSON compressed by DEFLATE, and then the arrays that it lists, one after another, all of them
+little-endian. The header has the version, and 96 bits of a SHA-256 digest of the whole file, in
+base64: a file that was cut off or changed by a single bit is refused.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
@@ -27,7 +28,7 @@ from safetensors.numpy import load, save
 FORMAT = "ntklc"
 VERSION = 2
 _MARK = b'{"__metadata__":{"ntklc":"'
-_BLANK = b"0" * 32
+_BLANK = b"0" * 16
 # What a description may be of, and dtypes by their letters in it.
 _MOST_TEXT = 2**24
 _DTYPES = {
@@ -48,8 +49,8 @@ def to_bytes(tensors: Mapping[str, NDArray], description: Mapping[str, Any]) -> 
     packer = zlib.compressobj(9, wbits=-15)
     told = packer.compress(text.encode()) + packer.flush()
     little = (array.astype(_DTYPES[array.dtype.str[1:]]).tobytes() for array in arrays.values())
-    body = np.frombuffer(told + b"".join(little), np.uint8)
-    content = save({"": body}, {FORMAT: f"{_BLANK.decode()} {VERSION} {len(told)}"})
+    body = b"".join([len(told).to_bytes(4, "little"), told, *little])
+    content = save({"": np.frombuffer(body, np.uint8)}, {FORMAT: f"{_BLANK.decode()} {VERSION}"})
     at = content.index(_MARK) + len(_MARK)
     return content[:at] + _digest(content) + content[at + len(_BLANK) :]
 
@@ -67,13 +68,14 @@ def from_bytes(content: bytes) -> tuple[dict[str, NDArray], dict[str, Any]]:
     try:
         size = int.from_bytes(content[:8], "little")
         told = json.loads(content[8 : 8 + size])["__metadata__"][FORMAT]
-        _, version, length = told.split(" ")
+        _, version = told.split(" ")
         if int(version) != VERSION:
             raise NetworkFileError(f"of version {version}; this package reads version {VERSION}")
-        body, at = load(content)[""].tobytes(), int(length)
-        if not 0 <= at <= len(body):
+        body = load(content)[""].tobytes()
+        end = 4 + int.from_bytes(body[:4], "little")
+        if end > len(body):
             raise ValueError("the description reaches beyond the end")
-        return _unpacked(body[:at], body[at:])
+        return _unpacked(body[4:end], body[end:])
     except NetworkFileError:
         raise
     except (
@@ -127,4 +129,4 @@ def _digest(content: bytes) -> bytes:
     """Of the content with the digest's own place blanked, as text."""
     at = content.index(_MARK) + len(_MARK)
     blanked = content[:at] + _BLANK + content[at + len(_BLANK) :]
-    return hashlib.sha256(blanked).hexdigest()[: len(_BLANK)].encode()
+    return base64.b64encode(hashlib.sha256(blanked).digest()[:12])

@@ -81,6 +81,8 @@ def vgg(plan: str | Sequence[int | str], shape: Shape, n_classes: int = 10) -> n
     layers: list[nn.Module] = []
     flat, window = False, (3, 1)
     for entry in plan:
+        if flat and isinstance(entry, str):
+            raise ValueError(f"plan must have widths alone after 'F', got {entry!r}")
         if entry == "D":
             window = (5, 2)
         elif entry in ("M", "A"):
