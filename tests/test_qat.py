@@ -114,13 +114,25 @@ def test_sums_are_exact_in_any_order(small):
     np.testing.assert_array_equal(one_by_one, small.outputs(X_TEST)[:50])
 
 
+def narrow(seed):
+    torch.manual_seed(seed)
+    sizes = (64, 24), (24, 24)
+    parts = [(nn.Linear(*size), nn.BatchNorm1d(size[1]), nn.ReLU()) for size in sizes]
+    return nn.Sequential(nn.Flatten(), *parts[0], *parts[1], nn.Linear(24, 10))
+
+
 def test_training_on_codes_beats_rounding_what_was_trained():
-    dense = trained(connected(), epochs=12)
-    rounded = nh.compress(dense, X, levels=2, bits="ternary").score(X_TEST, Y_TEST)
-    on_codes = trained(prepare_qat(connected(), X, levels=2), epochs=12)
-    again = trained(prepare_qat(dense, X, levels=2), epochs=6, rate=0.02)
-    found = [nh.compress(net, X).score(X_TEST, Y_TEST) for net in (on_codes, again)]
-    assert min(found) > rounded, (found, rounded)
+    """From new weights and from those that were trained, on the mean of three networks."""
+    found = []
+    for seed in range(3):
+        dense = trained(narrow(seed), epochs=12)
+        anew = trained(prepare_qat(narrow(seed), X, levels=2), epochs=12)
+        again = trained(prepare_qat(dense, X, levels=2), epochs=6, rate=0.02)
+        rounded = nh.compress(dense, X, levels=2, bits="ternary")
+        nets = rounded, nh.compress(anew, X), nh.compress(again, X)
+        found.append([net.score(X_TEST, Y_TEST) for net in nets])
+    rounded, anew, again = np.mean(found, axis=0)
+    assert min(anew, again) > rounded + 0.01, found
 
 
 @pytest.mark.parametrize("act", [nn.ReLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.Hardtanh])
