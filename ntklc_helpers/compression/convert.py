@@ -83,7 +83,8 @@ def compress(
     gives what it gave on X, with a scale a neuron (:mod:`~ntklc_helpers.compression.rounding`);
     staircases are the quantisers of least error of what the layers give on X, and biases keep each
     neuron's mean. The last layer, and those with under 1% of the weights, take 8 bits. Nothing is
-    trained. Without ``bits`` hidden weights are ternary and drawn, or signs.
+    trained. Without ``bits`` hidden weights are ternary and drawn, or signs; and a network that was
+    trained on its codes (:func:`~ntklc_helpers.compression.qat.prepare_qat`) is taken as it is.
 
     Of a random network, staircases are matched for the network as a whole (:func:`match`) and
     weights are drawn anew: nothing of the original's weights is kept, for nothing of its kernels
