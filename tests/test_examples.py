@@ -44,6 +44,7 @@ def test_examples_run(name, few_images, capsys):
     names = {"nh": nh, "np": np, "plots": plots, "torch": torch}
     finder = doctest.DocTestFinder(exclude_empty=True)
     for test in finder.find(module, name, extraglobs=names):
+        torch.manual_seed(0)  # layers that an example makes have the same weights each time
         found = doctest.DocTestRunner(optionflags=FLAGS).run(test)
         assert not found.failed, f"{test.name}\n{capsys.readouterr().out}"
 
