@@ -75,13 +75,13 @@ class Codes(nn.Module):
         else:
             largest = code_range(self.bits)[1]
             wide = self.bits == 8
-            scale = size.amax(1) / largest if wide else self._step * rows.square().mean(1).sqrt()
+            scale = (
+                size.amax(1) / largest
+                if wide
+                else gaussian_step(self.bits) * rows.square().mean(1).sqrt()
+            )
             codes = (rows / scale.clamp_min(_TINY)[:, None]).round().clamp(*code_range(self.bits))
         return codes.view_as(weight), torch.where(scale > 0, scale, 1.0)
-
-    @property
-    def _step(self) -> float:
-        return gaussian_step(self.bits)
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         codes, scale = self.of(weight)

@@ -16,7 +16,7 @@ from .calibrate import bits_of_layers
 from .codes import Codes, Staircase
 from .converted import tensor
 from .operations import Affine, Applied
-from .reading import read, refusal
+from .reading import evaluated, read, refusal
 from .rounding import Bits
 
 # Samples that levels are chosen on.
@@ -123,19 +123,16 @@ def _given(net: nn.Module, modules: list[nn.Module], x: torch.Tensor) -> dict[An
         given[module].append(args[0].detach())
 
     trained = deepcopy(net.state_dict())
-    modes = [(part, part.training) for part in net.modules()]
     hooks = [module.register_forward_pre_hook(note) for module in modules]
     try:
-        # Statistics of normalisations that have seen no data say nothing yet.
-        for part, _ in modes:
-            part.training = isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)
-        with torch.no_grad():
+        with evaluated(net), torch.no_grad():
+            # Statistics of normalisations that have seen no data say nothing yet.
+            for part in net.modules():
+                part.training = isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)
             net(x.to(next(net.parameters())))
     finally:
         for hook in hooks:
             hook.remove()
-        for part, mode in modes:
-            part.training = mode
         net.load_state_dict(trained)
     return given
 

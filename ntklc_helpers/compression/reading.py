@@ -87,7 +87,7 @@ def read(net: Any, X: torch.Tensor) -> Original:
             "forward without branches on the data"
         ) from error
     X = X.to(next(net.parameters(), X))
-    with _evaluated(net), torch.no_grad():
+    with evaluated(net), torch.no_grad():
         reader = _Reader(net, graph)
         reader.run(X)
         found = run(reader.steps, X)
@@ -154,7 +154,8 @@ def plain(parameter: torch.Tensor | None) -> Any:
 
 
 @contextmanager
-def _evaluated(net: nn.Module) -> Iterator[None]:
+def evaluated(net: nn.Module) -> Iterator[None]:
+    """All parts in evaluation; afterwards each as it was, whatever was set meanwhile."""
     parts = list(net.modules())
     modes = [part.training for part in parts]
     try:

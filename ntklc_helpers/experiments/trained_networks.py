@@ -187,13 +187,12 @@ class TrainedNetworks(Study):
             percent, ``bytes`` of the file, and ``epochs`` of the training.
         """
         with begin(self, folder, device) as run:
-            rows, seconds = rows_of(run, "file", self._files(run))
-            # A training takes other times each time, and one may make several files.
-            spent = [(row.pop("train_seconds"), row.pop("again")) for row in rows]
-            trained = sum(own for own, again in spent if not again)
-            return run.record(rows, {"files": seconds, "training": trained})
+            spent: list[float] = []
+            rows, seconds = rows_of(run, "file", self._files(run, spent))
+            return run.record(rows, {"files": seconds, "training": sum(spent)})
 
-    def _files(self, run: Run) -> Fits:
+    def _files(self, run: Run, spent: list[float]) -> Fits:
+        """Scheme, seed, and what makes a file; each training's seconds are added to ``spent``."""
         images = run.images
         held = balanced_rows(images.y, self.n_validation, self.seed)
         kept = np.setdiff1d(np.arange(len(images.y)), held)
@@ -208,15 +207,16 @@ class TrainedNetworks(Study):
                 )
                 net.load_state_dict(trained["weights"])
                 net.cpu().eval()
-                yield from self._of(name, seed, net, images, kept, held, trained["seconds"])
+                spent.append(trained["seconds"])
+                yield from self._of(name, seed, net, images, kept, held)
 
     def _of(
-        self, name: str, seed: int, net: nn.Module, images: Images, kept: Any, held: Any, spent: Any
+        self, name: str, seed: int, net: nn.Module, images: Images, kept: Any, held: Any
     ) -> Iterator[Any]:
         """The files that a trained network becomes."""
         some = images.X[kept[:: max(1, len(kept) // _CALIBRATION)]]
 
-        def scored(small: Any, size: int, again: bool) -> dict[str, Any]:
+        def scored(small: Any, size: int) -> dict[str, Any]:
             def right(X: Any, y: Any) -> float:
                 return 100 * float(
                     np.mean(outputs(small, torch.from_numpy(X)).argmax(1).numpy() == y)
@@ -224,23 +224,20 @@ class TrainedNetworks(Study):
 
             found = {"accuracy": right(images.X_test, images.y_test)}
             found["validation"] = right(images.X[held], images.y[held])
-            epochs = NETWORKS[name].epochs
-            return found | {
-                "bytes": size, "epochs": epochs, "train_seconds": spent, "again": again
-            }  # fmt: skip
+            return found | {"bytes": size, "epochs": NETWORKS[name].epochs}
 
-        def file(again: bool, **options: Any) -> dict[str, Any]:
+        def file(**options: Any) -> dict[str, Any]:
             small = compress(net, some, **options)
-            return scored(small, small.memory().packed_file, again)
+            return scored(small, small.memory().packed_file)
 
         if NETWORKS[name].bits is not None:
-            yield name, seed, partial(file, False)
+            yield name, seed, file
             return
         size = 4 * sum(values.numel() for values in net.parameters())
-        yield name, seed, partial(scored, net, size, False)
+        yield name, seed, partial(scored, net, size)
         for bits in (8, 4):
             scheme = f"{name}, rounded to {bits} bits"
-            yield scheme, seed, partial(file, True, bits=bits, levels=16, seed=seed)
+            yield scheme, seed, partial(file, bits=bits, levels=16, seed=seed)
 
 
 def _network(small: Small, images: Images, kept: Any, seed: int) -> nn.Module:
