@@ -54,7 +54,7 @@ class Small:
         Of activations and pixels.
     sparsity : float
         The share of zeros among ternary weights.
-    epochs, batch_size, learning_rate, weight_decay, augment
+    epochs, batch_size, learning_rate, weight_decay, augment, label_smoothing
         As in :class:`~ntklc_helpers.experiments.image_nets.TrainingSettings`.
 
     Examples
@@ -75,6 +75,7 @@ class Small:
     learning_rate: float = 0.1
     weight_decay: float = 5e-4
     augment: bool | str = "affine"
+    label_smoothing: float = 0.0
 
     @property
     def widths(self) -> tuple[Bits | None, ...]:
@@ -88,7 +89,7 @@ class Small:
             steps=self.epochs * (n // self.batch_size), batch_size=self.batch_size,
             learning_rate=self.learning_rate, weight_decay=self.weight_decay,
             augment=self.augment, schedule="one_cycle", warm_up=0.2, nesterov=True,
-            autocast="bfloat16", channels_last=True,
+            autocast="bfloat16", channels_last=True, label_smoothing=self.label_smoothing,
         )  # fmt: skip
 
 
@@ -114,11 +115,11 @@ NETWORKS: Mapping[str, Small] = {
     "784-64-10": _connected(plan=("F", 64), bits=None, epochs=30),
     "residual, 70 kB": Small(
         plan=(24, 48, "M", "R", 80, "M", 112, "M", "R", "G"),
-        sparsity=0.65, epochs=24, augment=True,
+        sparsity=0.65, epochs=36, augment=True, label_smoothing=0.1,
     ),
     "residual, 150 kB": Small(
         plan=(24, 48, "M", "R", 96, "M", 184, "M", "R", "G"),
-        sparsity=0.65, epochs=26, augment=True,
+        sparsity=0.65, epochs=32, augment=True, label_smoothing=0.1,
     ),
     "tiny": Small(plan=(8, "M", 16, "G"), epochs=3, batch_size=64, augment=False),
     "tiny, float32": Small(
@@ -159,8 +160,11 @@ class TrainedNetworks(Study):
     n_draws: int = checked(whole, 3)
 
     def plain(self) -> dict[str, Any]:
-        """All settings, those of the networks among them."""
+        """All settings, those of the networks among them; smoothing where there is any."""
         specified = {name: attrs.asdict(NETWORKS[name]) for name in self.networks}
+        for settings in specified.values():
+            if not settings["label_smoothing"]:
+                del settings["label_smoothing"]
         return super().plain() | {"specified": json.loads(json.dumps(specified))}
 
     def check(self, images: Images) -> None:
