@@ -402,3 +402,24 @@ def test_what_cannot_be_built_is_named():
         convolutional_features(net, np.zeros((1, 3, 2, 2)))
     with pytest.raises(ValueError, match="X must have 4 dimension"):
         convolutional_features(net, np.zeros((1, 4)))
+
+
+def test_a_teacher_is_followed_where_labels_say_otherwise():
+    """Labels are drawn at random: only the teacher tells what it would say."""
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(200, 1, 8, 8, generator=generator)
+    y = torch.randint(0, 3, (200,), generator=generator)
+    teacher = build("vgg_tiny", (1, 8, 8), 3, 16, seed=5)
+    settings = TrainingSettings(steps=60, batch_size=50)
+    teacher.train()
+    for _ in range(20):
+        teacher(X)
+    teacher.eval()
+    said = teacher(X).argmax(1)
+    alike = {}
+    for given in (teacher, None):
+        net = build("vgg_tiny", (1, 8, 8), 3, 16, seed=1)
+        train(net, X, y, settings, 0, teacher=given)
+        alike[given] = (net.eval()(X).argmax(1) == said).float().mean().item()
+    assert alike[teacher] > 0.7 > alike[None] + 0.1
+    assert not teacher.training and all(p.grad is None for p in teacher.parameters())

@@ -25,11 +25,13 @@ def squared_error(W, H, found):
     return np.diag(off @ H @ off.T)
 
 
-def least(W, H, bits):
-    """Over all codes, each with its best scale."""
+def least(W, H, bits, kept=slice(None)):
+    """Over all codes, 0 where they are not kept, each with its best scale."""
     low, high = code_range(bits)
     Z = np.array(list(product(range(low, high + 1), repeat=W.shape[1])), float)
-    Z = Z[np.any(Z != 0, axis=1)]
+    others = np.ones(W.shape[1], bool)
+    others[kept] = False
+    Z = Z[np.any(Z != 0, axis=1) & ~np.any(Z[:, others] != 0, axis=1)]
     gain = np.clip(Z @ H @ W.T, 0, None) ** 2 / np.einsum("ij,jk,ik->i", Z, H, Z)[:, None]
     return np.diag(W @ H @ W.T) - gain.max(axis=0)
 
@@ -47,6 +49,27 @@ def test_it_is_near_the_best_of_all_codes(bits):
         plainly += list((plain(W, H, bits).error - best) / power)
     assert np.mean(np.array(excess) < 1e-9) > 0.5
     assert np.mean(excess) < np.mean(plainly) / 4
+
+
+@pytest.mark.parametrize("bits", ["ternary", 2, 3])
+def test_what_is_pruned_stays_so_and_the_others_make_up_for_it(bits):
+    excess, alone = [], []
+    for seed in range(12):
+        W, H = problem(seed, rows=1)
+        kept = np.random.default_rng(seed).random(5) < 0.6
+        kept[seed % 5] = True
+        found, best = second_order(W, H, bits, kept[None]), least(W, H, bits, kept)
+        assert not found.codes[:, ~kept].any() and (found.error >= best * (1 - 1e-9)).all()
+        np.testing.assert_allclose(found.error, squared_error(W, H, found), atol=1e-12)
+        power = np.diag(W @ H @ W.T)
+        excess += list((found.error - best) / power)
+        # Rounded as if what is pruned were none of the row's inputs.
+        pruned = second_order(W[:, kept], H[np.ix_(kept, kept)], bits)
+        codes = np.zeros_like(W)
+        codes[:, kept] = pruned.codes
+        off = pruned.scale[:, None] * codes - W
+        alone += list((np.diag(off @ H @ off.T) - best) / power)
+    assert np.mean(np.array(excess) < 1e-9) > 0.4 and np.mean(excess) < np.mean(alone) / 4
 
 
 @settings(max_examples=60, deadline=None)

@@ -28,12 +28,37 @@ def whole(tmp_path_factory):
 
 
 def test_every_file_has_a_row_a_seed(whole):
-    plain = "tiny, float32"
+    plain, cut = "tiny, float32", "tiny, pruned"
     schemes = ["tiny", plain, f"{plain}, rounded to 8 bits", f"{plain}, rounded to 4 bits"]
-    assert sorted(set(whole.table.scheme)) == sorted(schemes)
+    others = ["tiny, taught", f"{cut}, rounded to 8 bits", f"{cut}, rounded to 4 bits"]
+    assert sorted(set(whole.table.scheme)) == sorted(schemes + others)
     assert whole.table.groupby("scheme").seed.nunique().eq(2).all()
     size = whole.table.groupby("scheme").bytes.mean()
     assert size["tiny"] < size[schemes[3]] < size[schemes[2]] < size[plain]
+    assert all(size[a] < 0.75 * size[b] for a, b in zip(others[1:], schemes[2:], strict=True))
+
+
+def test_the_files_are_in_the_runs_folder(tmp_path):
+    found = attrs.evolve(SMALL, networks="tiny, taught", n_draws=1).run(tmp_path, device="cpu")
+    (file,) = tmp_path.glob("*.safetensors")
+    assert file.name == "tiny-taught-0.safetensors"
+    assert found.table.bytes.tolist() == [file.stat().st_size]
+    with trained_networks.begin(SMALL, None, "cpu") as run:
+        right = nh.load(file).score(run.images.X_test, run.images.y_test)
+    assert 100 * right == pytest.approx(found.table.accuracy[0])
+
+
+def test_a_teacher_is_trained_first_and_learnt_from(monkeypatch):
+    taught = []
+
+    def noted(net, X, y, training, seed, teacher=None, **options):
+        taught.append(teacher)
+        return net
+
+    monkeypatch.setattr(trained_networks, "train", noted)
+    attrs.evolve(SMALL, networks="tiny, taught", n_draws=1).run(None, device="cpu")
+    first, second = taught
+    assert first is None and isinstance(second, torch.nn.Module) and not second.training
 
 
 def test_what_is_held_out_is_not_trained_on(whole, monkeypatch):

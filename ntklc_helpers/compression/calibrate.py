@@ -5,7 +5,7 @@ enters: each layer is to give what the original gives on the *original's* inputs
 that it has now. With Σ the moments of the centred inputs a now, and u the original's centred
 pre-activations, the weights ``(E[u aᵀ] + λ W)(Σ + λ)⁻¹`` come nearest, λ keeping them to the
 original W where samples say little; these are rounded (:mod:`rounding`), and the bias then gives
-each neuron its mean.
+each neuron its mean. What was pruned, so that W is 0 there, stays pruned.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def _rounded(
         moments += damping * np.eye(len(moments))
         towards = W @ (a.T @ b / len(b)) + damping * W
         best = np.linalg.solve(moments, towards.T).T
-        found = second_order(best, moments, bits)
+        found = second_order(best, moments, bits, W != 0)
         codes[rows], scale[rows] = found.codes, found.scale
         bias[rows] = wanted - (scale[rows, None] * found.codes) @ mean
     codes = codes.astype(np.int8).reshape(layer.codes.shape)

@@ -111,14 +111,19 @@ class Affine:
         if self.window is not None:
             moves, still = asdict(self.window), asdict(Window())
             about["window"] = {name: moves[name] for name in moves if moves[name] != still[name]}
+        packed = asdict(pack_ternary(TernaryMatrix.from_signs(np.sign(self.matrix))))
+        streams = [packed[name] for name in _STREAMS]
+        about_places = about | {"packed": [packed[name] for name in _PACKED]}
         if self.bits == "ternary":
-            packed = asdict(pack_ternary(TernaryMatrix.from_signs(self.matrix)))
-            arrays["codes"] = np.concatenate([packed[name] for name in _STREAMS])
-            return arrays, about | {"packed": [packed[name] for name in _PACKED]}
+            return arrays | {"codes": np.concatenate(streams)}, about_places
         width = cast(Literal[2, 3, 4, 8], self.bits)
-        places = (self.codes.ravel() - code_range(width)[0]).astype(np.uint8)
-        digits = places[:, None] >> np.arange(width, dtype=np.uint8) & 1
-        return arrays | {"codes": np.packbits(digits)}, about
+        everywhere = _as_bits(self.codes.ravel() - np.int16(code_range(width)[0]), width)
+        sizes = np.abs(self.codes[self.codes != 0].astype(np.int16))
+        streams.insert(2, _as_bits(sizes - 1, width - 1))
+        placed = np.concatenate(streams)
+        if len(placed) < len(everywhere):
+            return arrays | {"codes": placed}, about_places
+        return arrays | {"codes": everywhere}, about
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray], about: Mapping[str, Any]) -> Affine:
@@ -135,8 +140,11 @@ class Affine:
             raise ValueError("codes must be packed in bytes, scale and bias be float32")
         window = _window(about["window"]) if "window" in about else None
         size = shape[0], int(np.prod(shape[1:]))
-        unpack = _ternary if bits == "ternary" else _digits
-        codes = unpack(stream, size, about.get("packed", bits)).reshape(shape)
+        if bits == "ternary" or "packed" in about:
+            codes = _placed(stream, size, bits, about["packed"]).reshape(shape)
+        else:
+            places = _of_bits(stream, bits, size[0] * size[1])
+            codes = (places + code_range(bits)[0]).astype(np.int8).reshape(shape)
         scale, bias = rows
         return cls(codes, scale, bias, bits, window)
 
@@ -169,22 +177,38 @@ def _window(given: Mapping[str, Any]) -> Window:
     return Window(**pairs, groups=groups)
 
 
-def _ternary(
-    stream: NDArray[np.uint8], size: tuple[int, int], packed: Sequence[Any]
+def _placed(
+    stream: NDArray[np.uint8], size: tuple[int, int], bits: Bits, packed: Sequence[Any]
 ) -> NDArray[np.int8]:
+    """Codes of which it is told where they are not 0, and their signs; and sizes, if not all 1."""
     (zeros, k, count), total = packed, size[0] * size[1]
     k, count = whole("rice_bits", k, 0, 30), whole("count", count, 0, total)
-    ends = np.cumsum([-(-count * k // 8), -(-(total - count if zeros else count) // 8)])
-    streams = dict(zip(_STREAMS, np.split(stream, ends), strict=True))
-    return unpack_ternary(PackedTernary(size, bool(zeros), k, count, **streams)).to_dense()
+    nonzeros = total - count if zeros else count
+    width = 0 if bits == "ternary" else bits - 1
+    ends = np.cumsum([-(-b // 8) for b in (count * k, nonzeros, nonzeros * width)])
+    low, signs, sizes, unary = np.split(stream, ends)
+    streams = {"low": low, "signs": signs, "unary": unary}
+    codes = unpack_ternary(PackedTernary(size, bool(zeros), k, count, **streams)).to_dense()
+    if width:
+        full = codes.astype(np.int16)
+        full[codes != 0] *= 1 + _of_bits(sizes, width, nonzeros)
+        if full.max(initial=0) > code_range(bits)[1]:
+            raise ValueError(f"there are no codes of {bits} bits beyond {code_range(bits)[1]}")
+        codes = full.astype(np.int8)
+    return codes
 
 
-def _digits(stream: NDArray[np.uint8], size: tuple[int, int], bits: Any) -> NDArray[np.int8]:
-    digits, count = np.unpackbits(stream), bits * size[0] * size[1]
-    if len(stream) != -(-count // 8) or digits[count:].any():
-        raise ValueError(f"codes must hold {count} bits and nothing more")
-    places = digits[:count].reshape(-1, bits) @ (1 << np.arange(bits, dtype=np.int16))
-    return (places + code_range(bits)[0]).astype(np.int8)
+def _as_bits(values: NDArray, width: int) -> NDArray[np.uint8]:
+    """Numbers of so many bits each, from their lowest on."""
+    return np.packbits(values.astype(np.uint8)[:, None] >> np.arange(width, dtype=np.uint8) & 1)
+
+
+def _of_bits(stream: NDArray[np.uint8], width: int, count: int) -> NDArray[np.int16]:
+    """The numbers again; ValueError unless the stream holds as many and nothing more."""
+    digits = np.unpackbits(stream)
+    if len(stream) != -(-count * width // 8) or digits[count * width :].any():
+        raise ValueError(f"codes must hold {count} numbers of {width} bits and nothing more")
+    return digits[: count * width].reshape(-1, width) @ (1 << np.arange(width, dtype=np.int16))
 
 
 @frozen(eq=False)

@@ -12,14 +12,17 @@ D. Stork, NeurIPS 5 (1992); E. Frantar et al., ICLR 2023 (arXiv:2210.17323). For
 H_jj``; taken in turn, no step raises the error.
 
 *The scale* that is best for given codes is ``w H zᵀ / z H zᵀ``.
+
+Weights that were pruned stay so: their codes are 0, and the others make up for them.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from attrs import evolve, frozen
+from numpy.typing import NDArray
 
 from .._checks import FloatArray
 
@@ -36,8 +39,8 @@ def code_range(bits: Bits) -> tuple[int, int]:
     return (-1, 1) if bits == "ternary" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
-def _nearest(w: FloatArray, scale: FloatArray, bits: Bits) -> FloatArray:
-    return np.clip(np.rint(w / scale), *code_range(bits))
+def _nearest(w: FloatArray, scale: FloatArray, bits: Bits, kept: NDArray[np.bool_]) -> FloatArray:
+    return np.clip(np.rint(w / scale), *code_range(bits)) * kept
 
 
 @frozen(eq=False)
@@ -64,44 +67,53 @@ def _better(a: Rounded, b: Rounded) -> Rounded:
     )
 
 
-def plain(W: FloatArray, H: FloatArray, bits: Bits) -> Rounded:
-    """To the nearest, at each row's best scale of some."""
+def plain(
+    W: FloatArray, H: FloatArray, bits: Bits, kept: NDArray[np.bool_] | None = None
+) -> Rounded:
+    """To the nearest, at each row's best scale of some; to 0 where weights are not ``kept``."""
+    kept = np.ones(W.shape, bool) if kept is None else kept
     largest = np.abs(W).max(axis=1)
     unit = np.where(largest > 0, largest, 1.0) / code_range(bits)[1]
-    tried = (_judged(W, H, _nearest(W, part * unit[:, None], bits), part * unit) for part in _PARTS)
-    best = next(tried)
-    for other in tried:
-        best = _better(best, other)
-    return best
+    best = None
+    for scale in _PARTS[:, None] * unit:
+        found = _judged(W, H, _nearest(W, scale[:, None], bits, kept), scale)
+        best = found if best is None else _better(best, found)
+    return cast(Rounded, best)
 
 
-def second_order(W: FloatArray, H: FloatArray, bits: Bits) -> Rounded:
+def second_order(
+    W: FloatArray, H: FloatArray, bits: Bits, kept: NDArray[np.bool_] | None = None
+) -> Rounded:
     """Rounded by the three steps above; of no row worse than :func:`plain`.
 
-    ``W`` (rows, columns), ``H`` (columns, columns) positive definite. The inputs with the largest
-    moments come first, so that most of the others can make up for them.
+    ``W`` (rows, columns), ``H`` (columns, columns) positive definite; where ``kept`` (rows,
+    columns), by default everywhere, is False, codes are 0. The inputs with the largest moments come
+    first, so that most of the others can make up for them.
     """
     order = np.argsort(-np.diag(H), kind="stable")
     W, H = np.asfortranarray(W[:, order]), H[np.ix_(order, order)]
-    best, U = plain(W, H, bits), np.linalg.cholesky(np.linalg.inv(H)).T
+    kept = np.ones(W.shape, bool) if kept is None else np.asfortranarray(kept[:, order])
+    best, U = plain(W, H, bits, kept), np.linalg.cholesky(np.linalg.inv(H)).T
     for scale in [part * best.scale for part in _AROUND]:
-        best = _better(best, _judged(W, H, _in_turn(W, U, scale, bits), scale))
+        best = _better(best, _judged(W, H, _in_turn(W, U, scale, bits, kept), scale))
     for _ in range(_SWEEPS):
-        before, best = best, _better(best, _descended(W, H, _scaled(W, H, best), bits))
+        before, best = best, _better(best, _descended(W, H, _scaled(W, H, best), bits, kept))
         if np.array_equal(before.codes, best.codes):
             break
     best = _better(best, _scaled(W, H, best))
     return evolve(best, codes=best.codes[:, np.argsort(order)])
 
 
-def _in_turn(W: FloatArray, U: FloatArray, scale: FloatArray, bits: Bits) -> FloatArray:
+def _in_turn(
+    W: FloatArray, U: FloatArray, scale: FloatArray, bits: Bits, kept: NDArray[np.bool_]
+) -> FloatArray:
     """Codes chosen one after another; what blocks of them do to all behind is one product."""
     W, codes, errors = W.copy(order="F"), np.empty_like(W), np.empty_like(W)
     for start in range(0, W.shape[1], _BLOCK):
         block = slice(start, start + _BLOCK)
         for j in range(W.shape[1])[block]:
             w = W[:, j] - errors[:, start:j] @ U[start:j, j]
-            codes[:, j] = _nearest(w, scale, bits)
+            codes[:, j] = _nearest(w, scale, bits, kept[:, j])
             errors[:, j] = (w - scale * codes[:, j]) / U[j, j]
         W[:, block.stop :] -= errors[:, block] @ U[block, block.stop :]
     return codes
@@ -117,13 +129,15 @@ def _scaled(W: FloatArray, H: FloatArray, found: Rounded) -> Rounded:
     return _judged(W, H, found.codes, scale)
 
 
-def _descended(W: FloatArray, H: FloatArray, found: Rounded, bits: Bits) -> Rounded:
+def _descended(
+    W: FloatArray, H: FloatArray, found: Rounded, bits: Bits, kept: NDArray[np.bool_]
+) -> Rounded:
     """Each code in turn the best given all others."""
     codes, scale = np.asfortranarray(found.codes.copy()), found.scale
     gradient = np.ascontiguousarray((scale[:, None] * codes - W) @ H)
     for j, curvature in enumerate(np.diag(H)):
         wanted = scale * codes[:, j] - gradient[:, j] / curvature
-        new = _nearest(wanted, scale, bits)
+        new = _nearest(wanted, scale, bits, kept[:, j])
         changed = np.flatnonzero(new != codes[:, j])
         moved = (scale * (new - codes[:, j]))[changed]
         gradient[changed] += moved[:, None] * H[j]

@@ -38,6 +38,7 @@ from .pruning import prune_globally
 from .storage import replace_file
 
 Network = Callable[[torch.Tensor], torch.Tensor]
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def descend(
@@ -51,21 +52,20 @@ def descend(
     per_epoch: int,
     batch_size: int,
     generator: torch.Generator,
-    forward: Network | None = None,
-    label_smoothing: float = 0.0,
+    loss_of: Loss | None = None,
     after_step: Callable[[int], None] = lambda step: None,
     state: State | None = None,
     progress: bool = False,
 ) -> Iterator[float]:
-    """Minimise the softmax cross-entropy over rows X and labels y in place: every training's loop.
+    """Minimise a loss over rows X and labels y in place: every training's loop.
 
-    Yields the mean loss of each epoch in nats, and trains as it is asked for the next. An epoch is
-    ``per_epoch`` batches of a permutation by ``generator``; ``forward``, by default the network,
-    makes logits of a batch. ``after_step`` gets the number of steps done. With a ``state``, which
-    is kept after every epoch, training goes on from there: on the CPU, with as many threads as
-    before, to the very weights of a training that was not stopped.
+    Yields the mean loss of each epoch, and trains as it is asked for the next. An epoch is
+    ``per_epoch`` batches of a permutation by ``generator``; ``loss_of`` takes a batch and its
+    labels, and is by default the network's softmax cross-entropy. ``after_step`` gets the number of
+    steps done. With a ``state``, which is kept after every epoch, training goes on from there: on
+    the CPU, with as many threads as before, to the very weights of a training that was not stopped.
     """
-    forward, step = forward or net, state.read() if state else 0
+    loss_of, step = loss_of or cross_entropy(net), state.read() if state else 0
     net.train()
     # Without progress; with it, what the environment says of bars holds.
     quiet = {} if progress else {"disable": True}
@@ -74,8 +74,7 @@ def descend(
             order = torch.randperm(len(X), generator=generator).to(X.device)
             total, seen = torch.zeros((), device=X.device), 0
             for rows in order.split(batch_size)[: min(per_epoch, steps - step)]:
-                scores = forward(X[rows]).float()
-                loss = F.cross_entropy(scores, y[rows], label_smoothing=label_smoothing)
+                loss = loss_of(X[rows], y[rows])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -88,6 +87,11 @@ def descend(
             bar.set_postfix(loss=f"{total.item() / seen:.4f}")
             if state:
                 state.write(step)
+
+
+def cross_entropy(forward: Network) -> Loss:
+    """The mean softmax cross-entropy, in nats, of the logits that ``forward`` makes of a batch."""
+    return lambda X, y: F.cross_entropy(forward(X).float(), y)
 
 
 @define(eq=False)
@@ -307,7 +311,7 @@ class Training:
         model: nn.Module,
         rates: Sequence[tuple[Sequence[nn.Parameter], float]],
         after_step: Callable[[int], None] = lambda step: None,
-        forward: Network | None = None,
+        loss_of: Loss | None = None,
     ) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Train groups of parameters, each with its highest rate; hooks as for :func:`descend`.
 
@@ -323,7 +327,7 @@ class Training:
         for loss in descend(
             model, X, y, optimizer, schedule, steps=steps, per_epoch=per_epoch,
             batch_size=self.batch_size, generator=torch.Generator().manual_seed(self.seed),
-            forward=forward, after_step=after_step, progress=self.progress,
+            loss_of=loss_of, after_step=after_step, progress=self.progress,
         ):  # fmt: skip
             losses.append(loss)
             if self.validation is not None:
@@ -491,7 +495,7 @@ def _train_sequential(
     held = task.validation and (task.validation[0] / scale, task.validation[1])
     scaled = evolve(task, X=task.X / scale, validation=held)
     rates = [(list(model.parameters()), rate)]
-    losses, accuracies = scaled.minimise(model, rates, forward=forward)
+    losses, accuracies = scaled.minimise(model, rates, loss_of=cross_entropy(forward))
     _make_permanent(model.cpu().eval())
     _scale_input(model, 1 / scale)
     return Trained(model, losses, accuracies)

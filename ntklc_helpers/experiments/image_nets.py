@@ -27,6 +27,9 @@ __all__ = ["PLANS", "TrainingSettings", "build", "convolutional_features", "resn
 
 Shape = tuple[int, int, int]
 
+# The share of what is minimised that a teacher tells, and how far probabilities are softened.
+_TAUGHT, _TEMPERATURE = 0.9, 2.0
+
 PLANS: dict[str, tuple[int | str, ...]] = {
     "vgg19": (64, 64, "M", 128, 128, "M", *(256,) * 4, "M", *(512,) * 4, "M", *(512,) * 4, "M"),
     "vgg_small": (16, "M", 32, "M", 64, 64, "M", 128, 128, "M", 256, "M"),
@@ -306,10 +309,15 @@ def train(
     training: TrainingSettings,
     seed: int,
     *,
+    teacher: nn.Module | None = None,
     checkpoint: str | os.PathLike | None = None,
     progress: bool = False,
 ) -> nn.Module:
     """Train in place, on images X (n, c, h, w) and labels y (n,) on the network's device.
+
+    With a ``teacher``, a trained network, what is minimised is for nine tenths the divergence from
+    its probabilities on the same changed images, both at temperature 2 (G. Hinton, O. Vinyals and
+    J. Dean, 2015, arXiv:1503.02531).
 
     Batches run through a fresh permutation in every epoch; a last incomplete one is left out. In
     ``checkpoint``, a path, the state is kept after every epoch, from which training goes on. Raises
@@ -347,21 +355,41 @@ def train(
     device, low = X.device.type, training.autocast == "bfloat16"
     model = torch.compile(net) if training.compile and device == "cuda" else net
 
-    def forward(batch: torch.Tensor) -> torch.Tensor:
+    def loss_of(batch: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if training.augment:
             change = affinely_changed if training.augment == "affine" else augmented
             batch = change(batch, generator)
         with torch.autocast(device, torch.bfloat16, enabled=low):
-            return model(batch)
+            scores = model(batch)
+        own = F.cross_entropy(scores.float(), labels, label_smoothing=training.label_smoothing)
+        if teacher is None:
+            return own
+        with torch.autocast(device, torch.bfloat16, enabled=low):
+            wanted = outputs(teacher, batch)
+        return (1 - _TAUGHT) * own + _TAUGHT * divergence(scores.float(), wanted.float())
 
     epochs = descend(
         net, X, y, optimizer, schedule, steps=training.steps,
         per_epoch=len(X) // training.batch_size, batch_size=training.batch_size,
-        generator=generator, forward=forward, label_smoothing=training.label_smoothing,
-        state=state, progress=progress,
+        generator=generator, loss_of=loss_of, state=state, progress=progress,
     )  # fmt: skip
     deque(epochs, maxlen=0)
     return net
+
+
+def divergence(scores: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Mean Kullback–Leibler divergence (nats) of softened softmax of scores (n, K) from others'.
+
+    Times the temperature squared, so that gradients are as large as those of the cross-entropy.
+
+    Examples
+    --------
+    >>> a, b = torch.tensor([[0.0, 1.0]]), torch.tensor([[3.0, 4.0]])
+    >>> divergence(a, b).item(), divergence(a, 2 * b).item() > 0
+    (0.0, True)
+    """
+    own, other = (F.log_softmax(values / _TEMPERATURE, 1) for values in (scores, wanted))
+    return _TEMPERATURE**2 * F.kl_div(own, other, log_target=True, reduction="batchmean")
 
 
 def augmented(X: torch.Tensor, generator: torch.Generator, border: int = 4) -> torch.Tensor:

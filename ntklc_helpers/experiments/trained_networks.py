@@ -11,17 +11,19 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import attrs
 import numpy as np
 import torch
 from attrs import frozen
+from numpy.typing import NDArray
 from torch import nn
+from torch.nn.utils import prune
 
 from .._checks import checked, whole
 from ..compression.convert import compress
+from ..compression.pruning import prunable_layers, prune_globally
 from ..compression.qat import prepare_qat
 from ..compression.rounding import Bits
 from ..compression.train import outputs
@@ -56,6 +58,11 @@ class Small:
         The share of zeros among ternary weights.
     epochs, batch_size, learning_rate, weight_decay, augment, label_smoothing
         As in :class:`~ntklc_helpers.experiments.image_nets.TrainingSettings`.
+    teacher : str, optional
+        The name of a network, trained before with the same seed, whose scores this one learns.
+    pruned : float
+        The share of weights, those of least size, that are cut off after training; what is left is
+        trained for a third of the epochs more, from a third of the rate.
 
     Examples
     --------
@@ -76,6 +83,8 @@ class Small:
     weight_decay: float = 5e-4
     augment: bool | str = "affine"
     label_smoothing: float = 0.0
+    teacher: str | None = None
+    pruned: float = 0.0
 
     @property
     def widths(self) -> tuple[Bits | None, ...]:
@@ -113,6 +122,9 @@ NETWORKS: Mapping[str, Small] = {
     "two bits, fully connected, 11 kB": _connected(plan=("A", "F", 104, 96, 64), bits=2, first=2),
     "784-16-10": _connected(plan=("F", 16), bits=None, epochs=30),
     "784-64-10": _connected(plan=("F", 64), bits=None, epochs=30),
+    "pruned small convolutions": _digits(plan=("D", 10, 20, "M", 42, "G"), bits=None, pruned=0.6),
+    "pruned convolutions": _digits(plan=("D", 16, 32, "M", 64, "G"), bits=None, pruned=0.8),
+    "pruned 784-300-100-10": _connected(plan=("F", 300, 100), bits=None, epochs=30, pruned=0.92),
     "residual, 70 kB": Small(
         plan=(24, 48, "M", "R", 80, "M", 112, "M", "R", "G"),
         sparsity=0.65, epochs=36, augment=True, label_smoothing=0.1,
@@ -124,6 +136,12 @@ NETWORKS: Mapping[str, Small] = {
     "tiny": Small(plan=(8, "M", 16, "G"), epochs=3, batch_size=64, augment=False),
     "tiny, float32": Small(
         plan=(8, "M", 16, "G"), bits=None, epochs=3, batch_size=64, augment=False
+    ),
+    "tiny, pruned": Small(
+        plan=(8, "M", 16, "G"), bits=None, epochs=3, batch_size=64, augment=False, pruned=0.8
+    ),
+    "tiny, taught": Small(
+        plan=(8, "M", 16, "G"), epochs=3, batch_size=64, augment=False, teacher="tiny, float32"
     ),
 }
 # fmt: on
@@ -160,11 +178,12 @@ class TrainedNetworks(Study):
     n_draws: int = checked(whole, 3)
 
     def plain(self) -> dict[str, Any]:
-        """All settings, those of the networks among them; smoothing where there is any."""
-        specified = {name: attrs.asdict(NETWORKS[name]) for name in self.networks}
-        for settings in specified.values():
-            if not settings["label_smoothing"]:
-                del settings["label_smoothing"]
+        """All settings, those of the networks among them, without extras that are not used."""
+
+        def used(field: Any, value: Any) -> bool:
+            return bool(value) or field.name not in ("label_smoothing", "teacher", "pruned")
+
+        specified = {name: attrs.asdict(NETWORKS[name], filter=used) for name in self.networks}
         return super().plain() | {"specified": json.loads(json.dumps(specified))}
 
     def check(self, images: Images) -> None:
@@ -191,33 +210,39 @@ class TrainedNetworks(Study):
             percent, ``bytes`` of the file, and ``epochs`` of the training.
         """
         with begin(self, folder, device) as run:
-            spent: list[float] = []
+            spent: dict[str, float] = {}
             rows, seconds = rows_of(run, "file", self._files(run, spent))
-            return run.record(rows, {"files": seconds, "training": sum(spent)})
+            return run.record(rows, {"files": seconds, "training": sum(spent.values())})
 
-    def _files(self, run: Run, spent: list[float]) -> Fits:
-        """Scheme, seed, and what makes a file; each training's seconds are added to ``spent``."""
+    def _files(self, run: Run, spent: dict[str, float]) -> Fits:
+        """Scheme, seed, and what makes a file; each training's seconds come into ``spent``."""
         images = run.images
         held = balanced_rows(images.y, self.n_validation, self.seed)
         kept = np.setdiff1d(np.arange(len(images.y)), held)
         for name in self.networks:
-            small = NETWORKS[name]
             for seed in range(self.seed, self.seed + self.n_draws):
-                stage = f"{name}-{seed}".replace(",", "").replace(" ", "-")
-                net = _network(small, images, kept, seed)
-                state = run.path(f"training-{stage}")
-                trained = run.once(
-                    f"weights-{stage}", partial(_fit, run, small, net, kept, seed, state)
-                )
-                net.load_state_dict(trained["weights"])
-                net.cpu().eval()
-                spent.append(trained["seconds"])
-                yield from self._of(name, seed, net, images, kept, held)
+                net = self._trained(run, name, kept, seed, spent)
+                yield from self._of(run, name, seed, net, kept, held)
+
+    def _trained(
+        self, run: Run, name: str, kept: NDArray, seed: int, spent: dict[str, float]
+    ) -> nn.Module:
+        """The network, evaluating, on the CPU; its teacher is trained before it."""
+        small = NETWORKS[name]
+        teacher = small.teacher and self._trained(run, small.teacher, kept, seed, spent)
+        stage = _plainly(f"{name}-{seed}")
+        net = _network(small, run.images, kept, seed)
+        made = partial(_fit, run, small, net, kept, seed, stage, teacher or None)
+        trained = run.once(f"weights-{stage}", made)
+        net.load_state_dict(trained["weights"])
+        spent[stage] = trained["seconds"]
+        return net.cpu().eval()
 
     def _of(
-        self, name: str, seed: int, net: nn.Module, images: Images, kept: Any, held: Any
+        self, run: Run, name: str, seed: int, net: nn.Module, kept: NDArray, held: NDArray
     ) -> Iterator[Any]:
-        """The files that a trained network becomes."""
+        """The files that a trained network becomes, written into the run's folder if it has one."""
+        images = run.images
         some = images.X[kept[:: max(1, len(kept) // _CALIBRATION)]]
 
         def scored(small: Any, size: int) -> dict[str, Any]:
@@ -230,18 +255,26 @@ class TrainedNetworks(Study):
             found["validation"] = right(images.X[held], images.y[held])
             return found | {"bytes": size, "epochs": NETWORKS[name].epochs}
 
-        def file(**options: Any) -> dict[str, Any]:
+        def file(scheme: str, **options: Any) -> dict[str, Any]:
             small = compress(net, some, **options)
-            return scored(small, small.memory().packed_file)
+            if run.folder is not None:
+                small.save(run.folder / f"{_plainly(f'{scheme}-{seed}')}.safetensors")
+            return scored(small, len(small.to_bytes()))
 
         if NETWORKS[name].bits is not None:
-            yield name, seed, file
+            yield name, seed, partial(file, name)
             return
-        size = 4 * sum(values.numel() for values in net.parameters())
-        yield name, seed, partial(scored, net, size)
+        if not NETWORKS[name].pruned:
+            size = 4 * sum(values.numel() for values in net.parameters())
+            yield name, seed, partial(scored, net, size)
         for bits in (8, 4):
             scheme = f"{name}, rounded to {bits} bits"
-            yield scheme, seed, partial(file, bits=bits, levels=16, seed=seed)
+            yield scheme, seed, partial(file, scheme, bits=bits, levels=16, seed=seed)
+
+
+def _plainly(name: str) -> str:
+    """As a file can be called."""
+    return name.replace(",", "").replace(" ", "-")
 
 
 def _network(small: Small, images: Images, kept: Any, seed: int) -> nn.Module:
@@ -259,17 +292,37 @@ def _network(small: Small, images: Images, kept: Any, seed: int) -> nn.Module:
 
 
 def _fit(
-    run: Run, small: Small, net: nn.Module, kept: Any, seed: int, state: Path | None
+    run: Run,
+    small: Small,
+    net: nn.Module,
+    kept: NDArray,
+    seed: int,
+    stage: str,
+    teacher: nn.Module | None,
 ) -> dict[str, Any]:
     X, y, _, _ = run.tensors
     rows = torch.from_numpy(kept).to(run.device)
-    about = small.training(len(kept))
-    train(net.to(run.device), X[rows], y[rows], about, seed, checkpoint=state, progress=True)
+    X, y, about = X[rows], y[rows], small.training(len(kept))
+    teacher = None if teacher is None else teacher.to(run.device)
+    options: dict[str, Any] = {"teacher": teacher, "progress": True}
+    train(
+        net.to(run.device), X, y, about, seed, checkpoint=run.path(f"training-{stage}"), **options
+    )
+    if small.pruned:
+        prune_globally(net, small.pruned, "magnitude")
+        on = attrs.evolve(about, steps=about.steps // 3, learning_rate=about.learning_rate / 3)
+        train(net, X, y, on, seed + 1, checkpoint=run.path(f"pruned-{stage}"), **options)
+        for layer in prunable_layers(net).values():
+            prune.remove(layer, "weight")
     return {"weights": {name: value.cpu() for name, value in net.state_dict().items()}}
 
 
 _SMOKE = TrainedNetworks(
-    data="digits", n_train=600, networks=("tiny", "tiny, float32"), n_validation=200, n_draws=2
+    data="digits",
+    n_train=600,
+    networks=("tiny", "tiny, float32", "tiny, pruned", "tiny, taught"),
+    n_validation=200,
+    n_draws=2,
 )
 _CIFAR = TrainedNetworks(data="cifar10", n_validation=2500, n_draws=1)
 PRESETS = {
