@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 import ntklc_helpers as nh
 from ntklc_helpers.experiments import trained_networks
-from ntklc_helpers.experiments.front import LITERATURE, non_dominated
+from ntklc_helpers.experiments.front import LITERATURE, non_dominated, random_files
 from ntklc_helpers.experiments.image_nets import affinely_changed, augmented, vgg
+from ntklc_helpers.experiments.methods import Task
 from ntklc_helpers.experiments.records import find_record, read_record
 from ntklc_helpers.experiments.runs import preset_of
 from ntklc_helpers.experiments.trained_networks import NETWORKS, PRESETS, TrainedNetworks
@@ -140,6 +141,23 @@ def test_the_front_is_what_nothing_beats(points):
         beaten = any((a <= size and b >= right) and (a < size or b > right) for a, b in points)
         assert (i in front.index) != beaten
     assert front.bytes.is_monotonic_increasing and front.accuracy.is_monotonic_increasing
+
+
+def test_random_networks_are_kept_as_a_seed():
+    train, test = nh.load_digits(split="train"), nh.load_digits(split="test")
+    X, X_test = nh.normalize(train.X), nh.normalize(test.X, train.X)
+    task = Task(X, train.labels, X_test, test.labels)
+    table = pd.DataFrame(random_files(task, [1, 3], [50, 200], range(2)))
+    assert len(table) == 16 and table.accuracy.between(70, 100).all()
+    size = table.groupby("scheme").bytes.mean()
+    for depth in ("1 layer", "3 layers"):
+        # A readout of 8 bits, ten scales and biases, the names of the classes, and a seed.
+        assert size[f"dense, by seed, {depth}, width 200"] == 2000 + 2 * 40 + 80 + 16
+        more = size[f"ternary, by seed, {depth}, width 200"] - 2000
+        narrow = size[f"ternary, by seed, {depth}, width 50"] - 500
+        assert 200 < more < 1500 and abs(more - narrow) < 16
+    wide = table[table.scheme.str.endswith("200")].groupby("scheme").accuracy.mean()
+    assert wide.min() > 85
 
 
 def test_what_others_report_has_a_source():

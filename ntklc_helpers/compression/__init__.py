@@ -5,6 +5,7 @@ import typing as _typing
 from .._face import later as _later
 from .._face import promised as _promised
 from .allocate import Allocation, allocate, allocation_front
+from .budget import compress_within
 from .convert import agreement, compress
 from .converted import Agreement, ConvertedMemory, ConvertedNetwork
 from .layers import TernaryLayer

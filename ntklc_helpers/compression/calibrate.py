@@ -32,7 +32,7 @@ _PATCHES, _PER_COLUMN, _VALUES, _QUANTILES = 8192, 2, 2**20, 4096
 _BATCH = 256
 # Inputs in float32 that vary by less than this part of their power are constant.
 _ROUNDING = 1e-13
-_MOST_LEVELS = 256
+MOST_LEVELS = 256
 
 
 @frozen(eq=False)
@@ -57,38 +57,70 @@ def calibrate(
     What is on codes and levels already stays. ValueError if levels or bits are out of range or of
     another number of layers, or X does not vary in a layer.
     """
-    widths = iter(bits_of_layers(steps, bits))
-    counts = iter(_levels(steps, levels))
-    rng = np.random.default_rng(seed)
-    X = X[torch.from_numpy(rng.permutation(len(X)))]
-    fit = slice(len(X) - int(_HELD * len(X)))
-    held = slice(fit.stop if fit.stop < len(X) else 0, None)
+    widths, counts = iter(bits_of_layers(steps, bits)), iter(_levels(steps, levels))
+    X, fit, held, rng = split(X, seed)
     old, new = {0: X}, {0: X}
-    last_use = {k: i for i, step in enumerate(steps) for k in step.inputs}
     done: list[Step] = []
     report: list[LayerReport] = []
     for i, step in enumerate(steps):
         before, after = ([values[k] for k in step.inputs] for values in (old, new))
         operation: Any = step.operation
-        rounded = isinstance(operation, Affine) and operation.bits is None
-        if rounded:
-            operation = _rounded(operation, before[0], after[0], next(widths), fit, rng)
-        elif isinstance(operation, Applied):
-            rounded = True
-            operation = staircase(operation, after[0][fit], next(counts), rng)
-        if isinstance(operation, Affine):
-            scale, bias = (in_halves(row)[2] for row in (operation.scale, operation.bias))
-            operation = evolve(operation, scale=scale, bias=bias)
-        old[i + 1], new[i + 1] = _run(step.operation, before), _run(operation, after)
+        changes = to_be_replaced(operation)
+        if changes:
+            choice: Any = next(widths if isinstance(operation, Affine) else counts)
+            operation = replaced(operation, before[0][fit], after[0][fit], choice, rng)
+        elif isinstance(operation, Affine):
+            operation = _in_few_digits(operation)
+        old[i + 1], new[i + 1] = run_step(step.operation, before), run_step(operation, after)
         done.append(evolve(step, operation=operation))
-        if rounded:
-            error = _relative_error(old[i + 1][held], new[i + 1][held])
+        if changes:
+            error = relative_error(old[i + 1][held], new[i + 1][held])
             report.append(_entry(done[-1], error))
         for values in (old, new):
-            for k in step.inputs:
-                if last_use[k] == i:
-                    values.pop(k, None)
+            let_go(values, steps, i)
     return Calibrated(done, tuple(report), old[len(steps)][held], new[len(steps)][held])
+
+
+def split(X: torch.Tensor, seed: int) -> tuple[torch.Tensor, slice, slice, np.random.Generator]:
+    """X shuffled, where the samples to fit on are and where those held out, and what is random."""
+    rng = np.random.default_rng(seed)
+    X = X[torch.from_numpy(rng.permutation(len(X)))]
+    fit = slice(len(X) - int(_HELD * len(X)))
+    return X, fit, slice(fit.stop if fit.stop < len(X) else 0, None), rng
+
+
+def to_be_replaced(operation: Any) -> bool:
+    """Whether it is not on codes or levels yet."""
+    rounded = isinstance(operation, Affine) and operation.bits is None
+    return rounded or isinstance(operation, Applied)
+
+
+def replaced(
+    operation: Any,
+    before: torch.Tensor,
+    after: torch.Tensor,
+    choice: Any,
+    rng: np.random.Generator,
+) -> Affine | Quantized:
+    """On so many bits a layer of weights, on so many levels an activation.
+
+    ``before`` are the original's inputs, ``after`` those that it has now.
+    """
+    if isinstance(operation, Applied):
+        return staircase(operation, after, choice, rng)
+    return _in_few_digits(_rounded(operation, before, after, choice, rng))
+
+
+def _in_few_digits(layer: Affine) -> Affine:
+    scale, bias = (in_halves(row)[2] for row in (layer.scale, layer.bias))
+    return evolve(layer, scale=scale, bias=bias)
+
+
+def let_go(values: dict[int, torch.Tensor], steps: Sequence[Step], i: int) -> None:
+    """Forget what no step after the i-th takes."""
+    later = {k for step in steps[i + 1 :] for k in step.inputs} | {i + 1}
+    for k in set(values) - later:
+        del values[k]
 
 
 def bits_of_layers(steps: Sequence[Step], bits: Any) -> list[Bits]:
@@ -118,15 +150,18 @@ def _levels(steps: Sequence[Step], levels: Any) -> list[int]:
     several = isinstance(levels, Sequence) and not isinstance(levels, str)
     counts = list(levels) if several else [levels] * count
     same_length("levels", counts, "activations", count)
-    return [whole("levels", m, 2, _MOST_LEVELS) for m in counts]
+    return [whole("levels", m, 2, MOST_LEVELS) for m in counts]
 
 
-def _run(operation: Callable[..., torch.Tensor], values: Sequence[torch.Tensor]) -> torch.Tensor:
+def run_step(
+    operation: Callable[..., torch.Tensor], values: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """What an operation makes of values, batch by batch."""
     batches = zip(*(value.split(_BATCH) for value in values), strict=True)
     return torch.cat([operation(*batch) for batch in batches])
 
 
-def _relative_error(before: torch.Tensor, after: torch.Tensor) -> float:
+def relative_error(before: torch.Tensor, after: torch.Tensor) -> float:
     """Σ (after − before)² over Σ (before − its mean)², the mean over samples."""
     off = float((after - before).double().square().sum())
     spread = float((before - before.mean(0)).double().square().sum())
@@ -164,10 +199,9 @@ def _rounded(
     before: torch.Tensor,
     after: torch.Tensor,
     bits: Bits,
-    fit: slice,
     rng: np.random.Generator,
 ) -> Affine:
-    old, new = _sampled(layer, before[fit], after[fit], rng)
+    old, new = _sampled(layer, before, after, rng)
     groups = old.shape[2]
     codes, scale, bias = (np.zeros_like(a) for a in (layer.matrix, layer.scale, layer.bias))
     for g, rows in enumerate(np.split(np.arange(len(codes)), groups)):

@@ -181,11 +181,10 @@ def compress(
     return CompressedNetwork(layers, readout)
 
 
-def _convert(
-    net: Any, X: Any, levels: Any, bits: Any, seed: int, classes: Any, max_change: Any
-) -> ConvertedNetwork:
-    """A trained network, rounded; nothing of it if that changes more than is allowed."""
-    allowed = None if max_change is None else share("max_change", max_change)
+def converted(
+    net: Any, X: Any, levels: Any, bits: Any, seed: int, classes: Any
+) -> tuple[ConvertedNetwork, Agreement]:
+    """A trained network, rounded, and how far it agrees with it on samples that were held out."""
     if isinstance(net, RandomMLP):
         raise TypeError("bits are for networks that were trained; leave them out for a RandomMLP")
     if isinstance(levels, str | Matching):
@@ -194,16 +193,23 @@ def _convert(
     original = read(net, x[:_PROBE])
     names = _names(original, classes)
     found = calibrate(original.steps, x, levels, bits, seed)
-    if allowed is not None:
-        changed = agreed(found.before, found.after, names is not None)
-        much = changed.error if changed.classes is None else 1 - changed.classes
-        what = "of their spread" if changed.classes is None else "of the classes"
-        if much > allowed:
-            raise ValueError(
-                f"max_change is {allowed:g}, but {much:.3g} {what} would change on samples of X "
-                "that were held out: take more bits or levels, or more samples"
-            )
-    return ConvertedNetwork(found.steps, tuple(x.shape[1:]), names, found.report)
+    small = ConvertedNetwork(found.steps, tuple(x.shape[1:]), names, found.report)
+    return small, agreed(found.before, found.after, names is not None)
+
+
+def _convert(
+    net: Any, X: Any, levels: Any, bits: Any, seed: int, classes: Any, max_change: Any
+) -> ConvertedNetwork:
+    """A trained network, rounded; nothing of it if that changes more than is allowed."""
+    allowed = None if max_change is None else share("max_change", max_change)
+    small, held = converted(net, X, levels, bits, seed, classes)
+    if allowed is not None and held.change > allowed:
+        what = "of their spread" if held.classes is None else "of the classes"
+        raise ValueError(
+            f"max_change is {allowed:g}, but {held.change:.3g} {what} would change on samples of X "
+            "that were held out: take more bits or levels, or more samples"
+        )
+    return small
 
 
 def agreement(small: ConvertedNetwork, net: Any, X: ArrayLike) -> Agreement:

@@ -62,6 +62,11 @@ class Agreement:
     classes: float | None
     error: float
 
+    @property
+    def change(self) -> float:
+        """The share of classes that are not the same; of values the error."""
+        return self.error if self.classes is None else 1 - self.classes
+
 
 @frozen(eq=False, repr=False)
 class ConvertedNetwork:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from .._checks import share, whole
-from .calibrate import bits_of_layers
+from .calibrate import MOST_LEVELS, bits_of_layers
 from .codes import Codes, Staircase
 from .converted import tensor
 from .operations import Affine, Applied
@@ -21,7 +21,6 @@ from .rounding import Bits
 
 # Samples that levels are chosen on.
 _SAMPLES = 512
-_MOST_LEVELS = 256
 
 
 def prepare_qat(
@@ -79,7 +78,7 @@ def prepare_qat(
     ConvertedNetwork(shape=(2,), bits=('ternary', 8), levels=(8, 4), classes=2)
     """
     sparsity = share("sparsity", sparsity)
-    count = whole("levels", levels, 2, _MOST_LEVELS)
+    count = whole("levels", levels, 2, MOST_LEVELS)
     x = tensor(X)[:_SAMPLES]
     net = deepcopy(net)
     steps = read(net, x).steps
@@ -98,7 +97,7 @@ def prepare_qat(
         parametrize.register_parametrization(layer, "weight", Codes(width, sparsity), unsafe=True)
     if input_levels is None:
         return net
-    count = whole("input_levels", input_levels, 2, _MOST_LEVELS)
+    count = whole("input_levels", input_levels, 2, MOST_LEVELS)
     return nn.Sequential(Staircase.fitted(nn.Identity(), x, count), net)
 
 

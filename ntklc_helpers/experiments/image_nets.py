@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, OneCycleLR
 
 from .._checks import array, checked, inside, number, one_of, positive, share, whole
-from ..compression.train import State, descend, digest, label_tensor, outputs
+from ..compression.train import Loss, Network, State, descend, digest, label_tensor, outputs
 
 __all__ = ["PLANS", "TrainingSettings", "build", "convolutional_features", "resnet", "train", "vgg"]
 
@@ -352,29 +352,36 @@ def train(
         about = {"weights": digest(*net.state_dict().values()), "data": digest(X, y)}
         parts = {"network": net, "optimizer": optimizer, "schedule": schedule}
         state = State(checkpoint, asdict(training) | {"seed": seed} | about, parts, generator)
-    device, low = X.device.type, training.autocast == "bfloat16"
-    model = torch.compile(net) if training.compile and device == "cuda" else net
+    model = torch.compile(net) if training.compile and X.device.type == "cuda" else net
+    epochs = descend(
+        net, X, y, optimizer, schedule, steps=training.steps,
+        per_epoch=len(X) // training.batch_size, batch_size=training.batch_size,
+        generator=generator, loss_of=_loss(model, training, generator, teacher),
+        state=state, progress=progress,
+    )  # fmt: skip
+    deque(epochs, maxlen=0)
+    return net
+
+
+def _loss(
+    model: Network, training: TrainingSettings, generator: torch.Generator, teacher: Network | None
+) -> Loss:
+    """Of a batch of images, changed at random, and their labels."""
+    low = training.autocast == "bfloat16"
 
     def loss_of(batch: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if training.augment:
             change = affinely_changed if training.augment == "affine" else augmented
             batch = change(batch, generator)
-        with torch.autocast(device, torch.bfloat16, enabled=low):
-            scores = model(batch)
-        own = F.cross_entropy(scores.float(), labels, label_smoothing=training.label_smoothing)
-        if teacher is None:
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=low):
+            scores = model(batch).float()
+            wanted = None if teacher is None else outputs(teacher, batch).float()
+        own = F.cross_entropy(scores, labels, label_smoothing=training.label_smoothing)
+        if wanted is None:
             return own
-        with torch.autocast(device, torch.bfloat16, enabled=low):
-            wanted = outputs(teacher, batch)
-        return (1 - _TAUGHT) * own + _TAUGHT * divergence(scores.float(), wanted.float())
+        return (1 - _TAUGHT) * own + _TAUGHT * divergence(scores, wanted)
 
-    epochs = descend(
-        net, X, y, optimizer, schedule, steps=training.steps,
-        per_epoch=len(X) // training.batch_size, batch_size=training.batch_size,
-        generator=generator, loss_of=loss_of, state=state, progress=progress,
-    )  # fmt: skip
-    deque(epochs, maxlen=0)
-    return net
+    return loss_of
 
 
 def divergence(scores: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -118,8 +118,12 @@ NETWORKS: Mapping[str, Small] = {
     "ternary convolutions, 2.5 kB": _digits(plan=("D", 10, 20, "M", 42, "G"), sparsity=0.72),
     "small convolutions": _digits(plan=("D", 6, 12, "M", 20, "G"), bits=None),
     "convolutions": _digits(plan=("D", 10, 20, "M", 42, "G"), bits=None),
-    "two bits, fully connected, 9 kB": _connected(plan=("A", "F", 80, 80, 64), bits=2, first=2),
-    "two bits, fully connected, 11 kB": _connected(plan=("A", "F", 104, 96, 64), bits=2, first=2),
+    "two bits, fully connected, 9 kB": _connected(
+        plan=("A", "F", 84, 84, 64), bits=2, first=2, epochs=120, teacher="convolutions"
+    ),
+    "two bits, fully connected, 12 kB": _connected(
+        plan=("A", "F", 112, 104, 64), bits=2, first=2, epochs=120, teacher="convolutions"
+    ),
     "784-16-10": _connected(plan=("F", 16), bits=None, epochs=30),
     "784-64-10": _connected(plan=("F", 64), bits=None, epochs=30),
     "pruned small convolutions": _digits(plan=("D", 10, 20, "M", 42, "G"), bits=None, pruned=0.6),
@@ -340,6 +344,10 @@ PRESETS = {
     },
     "trained_mnist_connected": {
         "paper": TrainedNetworks(data="mnist", networks=tuple(NETWORKS)[4:8]),
+        "smoke": _SMOKE,
+    },
+    "trained_mnist_pruned": {
+        "paper": TrainedNetworks(data="mnist", networks=tuple(NETWORKS)[8:11]),
         "smoke": _SMOKE,
     },
 }  # fmt: skip
