@@ -47,8 +47,8 @@ CHAPTERS = {
         "kernel_machine",
     ],
     "13_training": [*training_curves.PRESETS],
-    "14_mnist": ["trained_mnist_conv", "trained_mnist_connected"],
-    "15_cifar10": ["cifar10_vgg19"],
+    "14_mnist": ["trained_mnist_conv", "trained_mnist_connected", "trained_mnist_pruned"],
+    "15_cifar10": ["cifar10_vgg19", "trained_cifar10_70kb", "trained_cifar10_150kb"],
     "16_convolutions": ["convolutions", *patches.PRESETS, *conv_machine.PRESETS],
     "18_random_pruning": ["pruning_resnet20", "pruning_resnet50"],
 }
