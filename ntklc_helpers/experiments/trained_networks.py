@@ -118,11 +118,12 @@ NETWORKS: Mapping[str, Small] = {
     "ternary convolutions, 2.5 kB": _digits(plan=("D", 10, 20, "M", 42, "G"), sparsity=0.72),
     "small convolutions": _digits(plan=("D", 6, 12, "M", 20, "G"), bits=None),
     "convolutions": _digits(plan=("D", 10, 20, "M", 42, "G"), bits=None),
-    "two bits, fully connected, 9 kB": _connected(
-        plan=("A", "F", 84, 84, 64), bits=2, first=2, epochs=120, teacher="convolutions"
+    "fully connected, 9 kB": _connected(
+        plan=("F", 80, 64, 64), first="ternary", bits=2, sparsity=0.9, teacher="convolutions"
     ),
-    "two bits, fully connected, 12 kB": _connected(
-        plan=("A", "F", 112, 104, 64), bits=2, first=2, epochs=120, teacher="convolutions"
+    "fully connected, 12 kB": _connected(
+        plan=("F", 112, 80, 64), first="ternary", bits=2, sparsity=0.9, epochs=100,
+        teacher="convolutions",
     ),
     "784-16-10": _connected(plan=("F", 16), bits=None, epochs=30),
     "784-64-10": _connected(plan=("F", 64), bits=None, epochs=30),
