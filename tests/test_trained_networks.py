@@ -189,5 +189,5 @@ def test_the_record_of_photographs_keeps_what_is_promised():
     mean, record = recorded("trained_cifar10_70kb")
     row = mean.loc["residual, 70 kB"]
     reported = next(other for other in LITERATURE if other.name == "bitnet-edge")
-    assert row.bytes <= 70_000 and row.accuracy > reported.accuracy + 15
+    assert row.bytes <= 70_000 and row.accuracy >= 85 > reported.accuracy + 15
     assert record.provenance["seconds"] <= 3 * 3600
