@@ -326,6 +326,28 @@ def test_any_small_network(data, tmp_path_factory):
 
 
 @needs_cc
+def test_a_sum_on_a_threshold_does_not_exceed_it(tmp_path):
+    """Where floats round nothing, ties are as in Python; where they may round one away, that is told."""
+    u = np.stack(np.meshgrid(*[np.arange(0, 40, 4)] * 3), axis=-1).reshape(-1, 3).astype(np.uint8)
+    rng, names = np.random.default_rng(0), ("whole", "tenths")
+    signs = np.array([[1, 1, -1], [-1, 0, 1], [1, -1, 1], [0, 0, 1]])
+    nets = {}
+    for name, step in zip(names, (0.25, 0.1), strict=True):
+        stairs = nh.Quantized(step * np.arange(-8, 12, 2), rng.permutation(11) * 0.5)
+        layer = nh.compression.TernaryLayer(
+            nh.compression.TernaryMatrix.from_dense(signs), 1.0, stairs
+        )
+        readout = nh.compression.Readout.from_weights(
+            rng.standard_normal((4, 5)), np.zeros(5), range(5)
+        )
+        nets[name] = nh.CompressedNetwork([layer], readout.rounded("int8"))
+        told = nets[name].export_c(tmp_path / f"{name}.h", low=-4 * step, step=step, name=name)
+        assert told.exact == (name == "whole")
+    got = classes_of([program(tmp_path, names, *SANITIZED)], u, names)
+    assert (got["whole"] == nets["whole"].predict(inputs(u, -1.0, 0.25))).all()
+
+
+@needs_cc
 def test_rows_may_come_one_at_a_time(converted, tmp_path):
     """The image need not be in memory: a row is not looked at again, and there is no class before the last."""
     converted[0]["strided"].export_c(tmp_path / "net.h", low=LOW, step=STEP)

@@ -31,6 +31,9 @@ from .integers import (
 from .readout import Readout
 from .scaling import Scaling
 
+# Beyond all sums of bytes.
+_FAR = 2.0**50
+
 
 class SignLayer(Protocol):
     """What is used here of a :class:`~ntklc_helpers.compression.layers.TernaryLayer`."""
@@ -56,9 +59,19 @@ def of_layers(
     """Stages of a :class:`CompressedNetwork`; and whether all sums are those of its integers."""
     p = layers[0].weights.shape[1]
     low, step = inputs_of_bytes(low, step, p)
-    if scaling is not None:
+    # What Python's own rounding is in proportion to, unless nothing is rounded.
+    size, fine = np.abs(low) + LARGEST * step, np.ldexp([low, step], 40)
+    if (
+        (fine == np.rint(fine)).all()
+        and np.ptp(step) == 0
+        and scaling is None
+        and size.sum() < 2**12
+    ):
+        size = np.zeros(p)
+    elif scaling is not None:
+        size = (size + np.abs(scaling.centre)) / scaling.scale
         low, step = (low - scaling.centre) / scaling.scale, step / scaling.scale
-    stages, proven = _first(layers, low, step)
+    stages, proven = _first(layers, low, step, size)
     for before, layer in zip(layers, layers[1:], strict=False):
         run, values = layer.on_integers(before, layer is layers[-1]), stages[-1].values
         bounds = run.bounds
@@ -68,14 +81,19 @@ def of_layers(
     return [*stages, readout_stage(readout, stages)], proven
 
 
-def _first(layers: Sequence[SignLayer], low: NDArray, step: NDArray) -> tuple[list[Stage], bool]:
-    """Bytes, and the first layer, whose sums of floats become sums of bytes."""
+def _first(
+    layers: Sequence[SignLayer], low: NDArray, step: NDArray, size: NDArray
+) -> tuple[list[Stage], bool]:
+    """Bytes, and the first layer, whose sums of floats become sums of bytes.
+
+    Python takes the same to be above a bound where none is as near to it as rounding moves it.
+    """
     first, p = layers[0], len(low)
     bounds = first.on_integers(None, first is layers[-1]).bounds
     T = first.weights.to_dense()
     if np.ptp(step) > TIE * step[0]:
         given = bytes_as_they_are(low, step, (1, 1, p), False)
-        found = np.floor(bounds / given.values.unit).astype(np.int64)
+        found = np.floor(np.clip(bounds / given.values.unit, -_FAR, _FAR))
         return [given, _signs(first, found, layers, [given])], False
     unit, zero = float(step[0]), np.rint(-low[0] / step[0])
     # Where a byte stands for zero, one row of bounds does for all neurons.
@@ -86,16 +104,14 @@ def _first(layers: Sequence[SignLayer], low: NDArray, step: NDArray) -> tuple[li
         Stairs(start=np.array([-shift], np.int64)),
     )  # fmt: skip
     lift = (T @ (low + shift * step))[:, None]
-    real = (bounds - lift) / unit
+    real = np.clip((bounds - lift) / unit, -_FAR, _FAR)
     found = np.floor(real) - 1
     for _ in range(3):
         found = np.where(unit * (found + 1) + lift > bounds, found, found + 1)
-    sizes = np.abs(T) @ np.maximum(np.abs(low), np.abs(low + LARGEST * step))[:, None]
-    rounding = 2.0**-52 * ((p + 8) * sizes + np.abs(bounds))
-    clear = bool((np.abs(real - np.rint(real)) * unit > rounding).all())
-    fine = np.ldexp(np.stack([low, step]), 40)
-    dyadic = bool((fine == np.rint(fine)).all()) and float(sizes.max()) < 2**12
-    proven = clear or dyadic and float(np.ptp(step)) == 0
+    uneven = size * (p + 8) * 2.0**-52 + LARGEST * np.abs(step - unit)
+    rounding = (np.abs(T) @ uneven)[:, None]
+    rounding = np.where(rounding, rounding + np.abs(bounds) * 2.0**-50, 0.0)
+    proven = bool((np.abs(real - np.rint(real)) * unit >= rounding).all())
     return [given, _signs(first, found, layers, [given])], proven
 
 

@@ -179,7 +179,7 @@ def inputs_of_bytes(low: ArrayLike, step: ArrayLike, count: int) -> tuple[NDArra
         found.append(np.broadcast_to(numbers, count))
     if not (found[1] > 0).all():
         raise ValueError(f"step must be positive, got {found[1].min():g}")
-    if not np.isfinite(np.float32(found[0] + LARGEST * found[1])).all():
+    if not (np.abs(found[0]) + LARGEST * found[1] <= np.finfo(np.float32).max).all():
         raise ValueError("low and step must leave inputs that float32 holds")
     return found[0], found[1]
 

@@ -26,25 +26,31 @@ typedef struct {
 typedef struct {
     const uint8_t *bytes;
     int32_t weight;
-    uint32_t gap, bits;
-    uint8_t byte, mask, kind, fresh;
+    uint32_t gap, bits, window;
+    uint8_t kind, fresh;
 #ifdef NTKLC_HAS_DRAWN
     uint32_t state[4], high, least;
 #endif
 } ntklc_reader;
 
+/* The next bit is at 0x100. Behind those of a byte that are left stands a one: where only zeros are
+   below, the next byte is due. */
+static inline uint32_t ntklc_next(ntklc_reader *r, uint32_t window) {
+    window <<= 1;
+    return window & 0xFF ? window : (uint32_t)*r->bytes++ << 1 | 1;
+}
+
+#if defined(NTKLC_HAS_DIGITS) || defined(NTKLC_HAS_ONES) || defined(NTKLC_HAS_ZEROS)
 static inline uint32_t ntklc_bits(ntklc_reader *r, uint32_t n) {
-    uint32_t found = 0;
+    uint32_t found = 0, window = r->window;
     for (; n; n--) {
-        r->mask >>= 1;
-        if (!r->mask) {
-            r->mask = 0x80;
-            r->byte = *r->bytes++;
-        }
-        found = found << 1 | ((r->byte & r->mask) != 0);
+        window = ntklc_next(r, window);
+        found = found << 1 | (window >> 8 & 1);
     }
+    r->window = window;
     return found;
 }
+#endif
 
 #ifdef NTKLC_HAS_DRAWN
 static inline uint32_t ntklc_word(const uint8_t *b) {
@@ -81,7 +87,7 @@ static inline void ntklc_open(ntklc_reader *r, const ntklc_stage *s) {
     r->bytes = ntklc_weights + s->weights;
     r->kind = (uint8_t)s->format;
     r->bits = s->bits;
-    r->byte = r->mask = 0;
+    r->window = 0x80;
     r->weight = 0;
     r->fresh = 1;
     r->gap = 0;
@@ -97,8 +103,9 @@ static inline void ntklc_open(ntklc_reader *r, const ntklc_stage *s) {
 #if defined(NTKLC_HAS_ONES) || defined(NTKLC_HAS_ZEROS)
 /* Rice's code: as many zeros as the number has whole 2^bits, a one, and its lowest bits. */
 static inline uint32_t ntklc_gap(ntklc_reader *r) {
-    uint32_t whole = 0;
-    while (!ntklc_bits(r, 1)) whole++;
+    uint32_t whole = 0, window = ntklc_next(r, r->window);
+    for (; !(window & 0x100); whole++) window = ntklc_next(r, window);
+    r->window = window;
     return whole << r->bits | ntklc_bits(r, r->bits);
 }
 #endif
@@ -242,7 +249,8 @@ static inline void ntklc_channel(
                 ntklc_sum *sum = start, weight = r->weight;
                 int32_t k;
                 if (line) {
-                    for (k = at; k < end; k += hop) *sum++ += weight * line[k + (int32_t)c];
+                    const ntklc_value *value = line + c;
+                    for (k = at; k < end; k += hop) *sum++ += weight * value[k];
                 }
             }
         }
