@@ -42,9 +42,9 @@ MHZ = 48
 SETTINGS: dict[str, Any] = {
     "data": "mnist",
     "seed": 0,
-    "every": 3,
-    "trained": {"widths": [200, 100], "levels": 4, "sparsity": 0.9, "epochs": 8},
-    "brief": 20,
+    "every": 12,
+    "trained": {"widths": [200, 100], "levels": 4, "sparsity": 0.9, "epochs": 4},
+    "brief": 200,
     "mhz": MHZ,
 }
 # Hidden widths, levels, sparsity, and how weights are kept.
@@ -168,6 +168,12 @@ def versions() -> dict[str, str]:
 
 def measured(pixels: Pixels, settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """What is measured, by name, and what measures it."""
+    for name, (flash, ram) in TRAINED.items() if settings["data"] == "mnist" else ():
+        yield (
+            name,
+            lambda n=name: [on_host(kept(n, pixels, w), pixels) for w in ("packed", "two_bits")],
+        )
+        yield f"{name}-chip", lambda a=(name, flash, ram): on_chips(*a, pixels, settings)
     for widths, levels, sparsity, weights in RANDOM:
         name = "random-" + "-".join(map(str, [*widths, levels, weights]))
         yield (
@@ -176,12 +182,6 @@ def measured(pixels: Pixels, settings: dict[str, Any]) -> Iterator[tuple[str, An
         )
     yield "trained", lambda: [on_host(trained(pixels, settings), pixels)]
     yield "flash-or-time", lambda: flash_or_time(pixels, settings)
-    for name, (flash, ram) in TRAINED.items() if settings["data"] == "mnist" else ():
-        yield (
-            name,
-            lambda n=name: [on_host(kept(n, pixels, w), pixels) for w in ("packed", "two_bits")],
-        )
-        yield f"{name}-chip", lambda a=(name, flash, ram): on_chips(*a, pixels, settings)
 
 
 def random(pixels: Pixels, widths: list[int], levels: int, sparsity: float, weights: str) -> Case:

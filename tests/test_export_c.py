@@ -10,11 +10,22 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small_networks import (
+    BYTES,
+    LOW,
+    SHAPES,
+    STEP,
+    TRAIN_BYTES,
+    images,
+    inputs,
+    on_codes,
+    random_network,
+    trained,
+)
 from torch import nn
 
 import ntklc_helpers as nh
 from benchmarks import chip
-from ntklc_helpers.experiments.image_nets import vgg
 
 CC = shutil.which("gcc") or shutil.which("cc")
 ARM = shutil.which("arm-none-eabi-gcc")
@@ -22,19 +33,6 @@ needs_cc = pytest.mark.skipif(CC is None, reason="there is no C compiler here")
 needs_arm = pytest.mark.skipif(ARM is None, reason="arm-none-eabi-gcc is not here")
 WARNINGS = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic"]
 SANITIZED = ["-O1", "-fsanitize=undefined,address", "-fno-sanitize-recover=all"]
-
-train, test = nh.load_digits(split="train"), nh.load_digits(split="test")
-# Pixels are of 17 grey levels; these are the bytes, and what one stands for.
-BYTES, TRAIN_BYTES = (np.rint(16 * part.X).astype(np.uint8) for part in (test, train))
-LOW, STEP = -0.1875, 0.046875
-
-
-def inputs(u, low=LOW, step=STEP):
-    return low + step * u.astype(np.float64)
-
-
-def images(u):
-    return inputs(u).astype(np.float32).reshape(-1, 1, 8, 8)
 
 
 def program(folder, names, *flags, compiler=CC):
@@ -62,79 +60,12 @@ def classes_of(command, u, names):
     )
 
 
-def random_network(widths, levels, sparsity, dtype="int8", seed=0):
-    X = inputs(TRAIN_BYTES)
-    tau = float(np.sqrt((X**2).sum(1).mean()))
-    net = nh.RandomMLP(64, widths, ["relu"] * len(widths), tau0=tau)
-    small = nh.compress(net, X, levels=levels, sparsity=sparsity, seed=seed)
-    return small.fit_readout(X, train.labels, dtype=dtype)
-
-
-def trained(net, steps=25):
-    torch.manual_seed(0)
-    X, y = torch.from_numpy(images(TRAIN_BYTES)), torch.from_numpy(train.labels)
-    optimiser = torch.optim.Adam(net.parameters(), 0.01)
-    for _ in range(steps):
-        some = torch.randint(len(X), (64,))
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(net(X[some]), y[some]).backward()
-        optimiser.step()
-    return net.eval()
-
-
-def on_codes(net, **options):
-    X = images(TRAIN_BYTES)
-    return nh.compress(trained(nh.compression.prepare_qat(net, X, **options)), X)
-
-
-class Branches(nn.Module):
-    """All that a convolutional network may have beside plain layers."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
-        second = nn.Conv2d(6, 6, 3, padding=2, dilation=2, groups=3)
-        self.second = nn.Sequential(second, nn.BatchNorm2d(6), nn.ReLU())
-        self.last = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(24, 10))
-
-    def forward(self, x):
-        x = self.first(x)
-        return self.last(x + self.second(x))
-
-
-def residual():
-    return vgg((6, "M", "R", 8, "A", "G"), (1, 8, 8))
-
-
-def strided():
-    return vgg(("D", 5, 6, "M", "R"), (1, 8, 8))
-
-
-def connected():
-    return vgg(("A", "F", 20, 12), (1, 8, 8))
-
-
-def maximum_first():
-    parts = (
-        nn.Conv2d(1, 6, 3, stride=2),
-        nn.MaxPool2d((3, 2)),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(6, 10),
-    )
-    return nn.Sequential(*parts)
-
-
 RANDOM = {
     "narrow": ([1], 2, 0.0),
     "four": ([60, 40], 4, 0.9),
     "sixteen": ([90, 50, 20], 16, 0.5),
     "paper": ([50, 50], "paper", 0.9),
 }
-SHAPES = {
-    "residual": residual, "strided": strided, "connected": connected, "branches": Branches,
-    "maximum_first": maximum_first,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
