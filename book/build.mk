@@ -38,7 +38,7 @@ book/notebooks/13_training.ipynb: $(wildcard book/results/training_curves.*)
 book/notebooks/14_mnist.ipynb: $(wildcard $(addprefix book/results/,trained_mnist_*.* conversions.*))
 book/notebooks/15_cifar10.ipynb: $(wildcard $(addprefix book/results/,cifar10_* trained_cifar10_*))
 book/notebooks/16_convolutions.ipynb: $(wildcard $(addprefix book/results/,convolutions.* patches*.* conv_machine*.*))
-book/notebooks/17_bytes_and_inference.ipynb: $(wildcard book/results/inference.*)
+book/notebooks/17_bytes_and_inference.ipynb: $(wildcard book/results/inference.* book/results/chip.*)
 book/notebooks/18_random_pruning.ipynb: $(wildcard book/results/pruning_*)
 book/notebooks/20_your_own_network.ipynb: $(wildcard book/results/conversions.*)
 

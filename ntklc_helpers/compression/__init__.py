@@ -8,8 +8,10 @@ from .allocate import Allocation, allocate, allocation_front
 from .budget import compress_within
 from .convert import agreement, compress
 from .converted import Agreement, ConvertedMemory, ConvertedNetwork
+from .export_c import CExport
 from .layers import TernaryLayer
-from .network import CompressedNetwork, Memory, load
+from .loading import load
+from .network import CompressedNetwork, Memory
 from .operations import LayerReport
 from .pruning import prune_globally, rewind, snapshot, sparsity
 from .qat import prepare_qat

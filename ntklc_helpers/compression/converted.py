@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +12,8 @@ from attrs import field, frozen
 from numpy.typing import ArrayLike, NDArray
 
 from .._checks import array, whole
+from .export_c import CExport, export_c
+from .integer_operations import of_operations
 from .operations import Affine, LayerReport, Step, from_arrays, run, to_arrays
 from .readout import share_right, two_classes
 from .storage import NetworkFileError, from_bytes, replace_file, to_bytes
@@ -146,11 +147,46 @@ class ConvertedNetwork:
 
         OSError if the file cannot be written.
         """
-        if not isinstance(path, str | os.PathLike):
-            raise TypeError(f"path must be text or a path, got {type(path).__name__}")
         content = self.to_bytes()
-        replace_file(Path(path), content)
+        replace_file(path, content)
         return len(content)
+
+    def export_c(
+        self,
+        path: str | os.PathLike,
+        *,
+        low: ArrayLike = 0.0,
+        step: ArrayLike = 1.0,
+        weights: Literal["packed", "two_bits"] = "packed",
+        name: str = "net",
+    ) -> CExport:
+        """Write one C99 header that predicts the same classes with whole numbers alone.
+
+        As :meth:`CompressedNetwork.export_c`, for images whose channels come one after another;
+        ``low`` and ``step`` are one number, or one a channel, and a byte u stands for ``low +
+        step * u`` rounded to float32. Rows of an image are needed one at a time:
+        ``net_start_input``, ``net_take_row`` for each, and ``net_class``. The result is ``exact``
+        where inputs and activations are on levels a power of two apart, as those that
+        :func:`prepare_qat` makes with ``input_levels``: then torch adds up without rounding.
+        Elsewhere a sum may be taken to lie on the other side of a threshold where float32 puts it
+        there. ``weights`` are of ternary layers; others take their bits.
+
+        Returns
+        -------
+        CExport
+
+        Raises
+        ------
+        ValueError
+            If outputs are values, an argument is not as stated, or an operation cannot be done on
+            whole numbers; it is named.
+        OSError
+            If the file cannot be written.
+        """
+        if self.classes is None:
+            raise ValueError("export_c writes classifiers; this network's outputs are values")
+        stages, exact = of_operations(self.steps, self.shape, low, step)
+        return export_c(stages, exact, self.classes.tolist(), path, weights, name, repr(self))
 
     def to_bytes(self) -> bytes:
         """What :meth:`save` writes."""

@@ -115,7 +115,7 @@ class NTKLCClassifier(ClassifierMixin, _Estimator):
         The labels, sorted.
     network_ : CompressedNetwork
         The whole of the prediction, with the scaling of X. ``network_.save`` writes a file, nothing
-        of which can be run, and what :func:`~ntklc_helpers.compression.network.load` makes of it
+        of which can be run, and what :func:`~ntklc_helpers.compression.loading.load` makes of it
         predicts the same classes; truth values become whole numbers there.
     n_features_in_, feature_names_in_
         Number of columns of X, and their names where all are text.

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,8 +15,9 @@ from attrs import asdict, define, field, frozen, setters
 from numpy.typing import ArrayLike, NDArray
 
 from .._checks import one_of, samples, torch_device
-from .converted import ConvertedNetwork
 from .engine import IntegerLayer, run
+from .export_c import CExport, CWeights, export_c
+from .integer_layers import of_layers
 from .layers import TernaryLayer, WeightStorage
 from .readout import Readout, fit_readout
 from .scaling import Scaling
@@ -217,8 +217,58 @@ class CompressedNetwork:
         one. OSError if the file cannot be written.
         """
         content = self.to_bytes(weights)
-        replace_file(_path(path), content)
+        replace_file(path, content)
         return len(content)
+
+    def export_c(
+        self,
+        path: str | os.PathLike,
+        *,
+        low: ArrayLike = 0.0,
+        step: ArrayLike = 1.0,
+        weights: CWeights = "packed",
+        name: str = "net",
+    ) -> CExport:
+        """Write one C99 header that predicts the same classes with whole numbers alone.
+
+        ``int net_classify(const uint8_t *input, net_workspace *work)`` gives the place of the class
+        among the readout's, from 0, for p bytes. A byte u stands for the input ``low + step * u``,
+        in float64. Nothing is allocated and no library called; what changes is in the workspace.
+
+        Each layer's sums meet its bounds as in Python, which the result's ``exact`` says: not so
+        only where its levels lie on no grid, columns are scaled differently, or sums come as near
+        to a threshold as floats round. Scores are then exact up to the rounding of a float readout
+        to 30 bits, where Python's are rounded to float32: a class may differ where two scores are
+        equal but for that.
+
+        Parameters
+        ----------
+        path : str or path
+        low, step : number or (p,) array
+            The input of byte 0, and from one byte to the next, positive.
+        weights : "packed", "two_bits" or "seed"
+            Of hidden layers in flash: near their entropy and read bit by bit; in two bits; or drawn
+            again from the seed, which takes the most time.
+        name : str
+            What all names in the header begin with.
+
+        Returns
+        -------
+        CExport
+            Bytes of flash and of RAM, which the header itself checks.
+
+        Raises
+        ------
+        ValueError
+            Without a readout of classes, or if an argument is not as stated.
+        OSError
+            If the file cannot be written.
+        """
+        readout = self._trained
+        if readout.classes is None:
+            raise ValueError("export_c writes classifiers; this network's outputs are values")
+        stages, exact = of_layers(self.layers, readout, self.scaling, low, step)
+        return export_c(stages, exact, readout.classes.tolist(), path, weights, name, repr(self))
 
     def to_bytes(self, weights: WeightStorage = "smallest") -> bytes:
         """What :meth:`save` writes."""
@@ -283,41 +333,3 @@ class CompressedNetwork:
             f"CompressedNetwork(p={self.p}, widths={self.widths}, levels=({levels}), "
             f"sparsity=({sparsity}), readout={readout})"
         )
-
-
-def _path(path: Any) -> Path:
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"path must be text or a path, got {type(path).__name__}")
-    return Path(path)
-
-
-def load(path: str | os.PathLike) -> CompressedNetwork | ConvertedNetwork:
-    """The network that was saved, of either kind; weights saved as a seed are drawn again.
-
-    Returns
-    -------
-    CompressedNetwork or ConvertedNetwork
-
-    Raises
-    ------
-    NetworkFileError
-        If the file is cut off, changed, of another version, or holds something else.
-    OSError
-        If it cannot be read.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> T = nh.compression.TernaryMatrix.from_dense([[1, -1]])
-    >>> layer = nh.compression.TernaryLayer(T, 1.0, nh.Quantized([0.5], [0.0, 1.0]))
-    >>> with tempfile.NamedTemporaryFile() as file:
-    ...     size = nh.CompressedNetwork([layer]).save(file.name)
-    ...     nh.load(file.name).features([[2.0, 1.0]])
-    array([[1.]], dtype=float32)
-    """
-    content = _path(path).read_bytes()
-    try:
-        converted = "operations" in from_bytes(content)[1]
-        return (ConvertedNetwork if converted else CompressedNetwork).from_bytes(content)
-    except NetworkFileError as error:
-        raise NetworkFileError(f"{os.fspath(path)}: {error}") from error

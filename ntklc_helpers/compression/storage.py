@@ -107,13 +107,20 @@ def _unpacked(told: bytes, rest: bytes) -> tuple[dict[str, NDArray], dict[str, A
     return tensors, description
 
 
+def path_of(path: str | os.PathLike) -> Path:
+    """A path; TypeError if it is none."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be text or a path, got {type(path).__name__}")
+    return Path(path)
+
+
 def replace_file(path: str | os.PathLike, content: bytes) -> None:
     """Write beside ``path``, then move: never half a file, whatever happens meanwhile.
 
     What is written to is new and of a name that cannot be foretold. A link is followed to what it
     points at, and a file that is there keeps its mode.
     """
-    target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(path_of(path)))
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:

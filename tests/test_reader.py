@@ -1,0 +1,162 @@
+"""Saved files read in C: the same classes as Python's, damaged ones refused, nothing read beyond them."""
+
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from damages import damaged, with_digest
+from small_networks import (
+    BYTES,
+    SHAPES,
+    TRAIN_BYTES,
+    images,
+    inputs,
+    on_codes,
+    random_network,
+    trained,
+)
+
+import ntklc_helpers as nh
+
+CC = shutil.which("gcc") or shutil.which("cc")
+pytestmark = pytest.mark.skipif(CC is None, reason="there is no C compiler here")
+READER = Path(nh.compression.__file__).with_name("reader.h")
+NETWORKS = Path(nh.__file__).parents[1] / "book/_static/networks"
+FLAGS = ["-std=c99", "-O1", "-Wall", "-Wextra", "-Werror", "-pedantic"]
+SANITIZERS = ["-fsanitize=undefined,address", "-fno-sanitize-recover=all"]
+
+# Each file and each row of inputs lie in memory of their own length, where the sanitizers watch.
+MAIN = """
+#include <stdio.h>
+#include "reader.h"
+int main(void) {
+    uint32_t sizes[2];
+    ntklc_network *net = malloc(sizeof *net);
+    void *memory = malloc(ROOM);
+    while (fread(sizes, 4, 2, stdin) == 2) {
+        uint8_t *file = malloc(sizes[0] ? sizes[0] : 1);
+        ntklc_arena room = {memory, ROOM, 0};
+        const char *reason;
+        if (fread(file, 1, sizes[0], stdin) != sizes[0]) return 2;
+        reason = ntklc_read(file, sizes[0], &room, net);
+        if (reason) printf("%s", reason);
+        else {
+            float *x = calloc(net->inputs, sizeof *x);
+            if (!sizes[1]) printf("%d ", ntklc_predict(net, x, &room));
+            for (; sizes[1]; sizes[1]--) {
+                if (fread(x, sizeof *x, net->inputs, stdin) != net->inputs) return 2;
+                printf("%d ", ntklc_predict(net, x, &room));
+            }
+            free(x);
+        }
+        putchar('\\n');
+        free(file);
+    }
+    free(memory);
+    free(net);
+    return 0;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def read(tmp_path_factory):
+    """What a program in C says of files, each with rows of inputs: places of classes, or a reason."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "main.c").write_text(MAIN)
+    made = {}
+
+    def said(pairs, room=1 << 24):
+        if room not in made:
+            made[room] = folder / f"main{room}"
+            own = [f"-DROOM={room}", f"-I{READER.parent}", "-o", made[room], folder / "main.c"]
+            subprocess.run([CC, *FLAGS, *SANITIZERS, *own], check=True)
+        given = b"".join(
+            struct.pack("<II", len(file), len(rows)) + file + rows.astype("<f4").tobytes()
+            for file, rows in pairs
+        )
+        told = subprocess.run([made[room]], input=given, capture_output=True)
+        assert told.returncode == 0, told.stderr.decode()[-2000:]
+        return told.stdout.decode().splitlines()
+
+    return said
+
+
+NONE = np.zeros((0, 1))
+
+
+def places(line):
+    return np.array(line.split(), int)
+
+
+def test_random_networks_give_the_same_classes(read):
+    X = inputs(BYTES).astype(np.float32)
+    pairs, nets = [], []
+    for about in (
+        ([1], 2, 0.0),
+        ([60, 40], 4, 0.9),
+        ([90, 50, 20], 16, 0.5),
+        ([50, 50], "paper", 0.9),
+    ):
+        for dtype in nh.compression.READOUT_DTYPES:
+            net = random_network(*about, dtype=dtype, seed=2**33)
+            net.scaling = nh.compression.Scaling(np.linspace(-0.1, 0.1, 64), np.linspace(1, 2, 64))
+            pairs += [(net.to_bytes(how), X) for how in ("packed", "seed")]
+            nets += [net, net]
+    for net, line in zip(nets, read(pairs), strict=True):
+        assert (net.readout.classes[places(line)] == net.predict(X)).all()
+
+
+def test_converted_networks_give_the_same_classes(read):
+    X = images(BYTES)
+    bits = {"strided": "ternary"}
+    nets = [
+        on_codes(make(), levels=16, input_levels=17, bits=bits.get(name, 4))
+        for name, make in SHAPES.items()
+    ]
+    rounded = nh.compress(trained(SHAPES["branches"]()), images(TRAIN_BYTES)[:300], bits=3)
+    for net, line in zip(
+        [*nets, rounded], read([(n.to_bytes(), X) for n in (*nets, rounded)]), strict=True
+    ):
+        assert (places(line) == net.predict(X)).all()
+
+
+def test_what_is_no_classifier_is_refused_with_a_reason(read):
+    net = random_network([3], 2, 0.0)
+    bare = nh.CompressedNetwork(net.layers).to_bytes()
+    values = nh.compression.readout.fit_ridge(net.features(inputs(BYTES)), BYTES[:, :2] * 1.0)
+    content = net.to_bytes()
+    files = [
+        bare,
+        nh.CompressedNetwork(net.layers, values).to_bytes(),
+        b"",
+        content[:-1],
+        content + b" ",
+    ]
+    files.append(with_digest(content.replace(b' 2"', b' 3"', 1)))
+    said = ["no readout", "values", "not a network", "digest", "digest", "version"]
+    for line, words in zip(read([(file, NONE) for file in files]), said, strict=True):
+        assert words in line
+    assert "room" in read([(content, NONE)], room=64)[0]
+
+
+@pytest.mark.parametrize("kind", ["random", "trained"])
+def test_damaged_files_are_refused(kind, read):
+    """5,000 of each kind, half of them with a digest that fits: read as nh.load does, or refused."""
+    content = (NETWORKS / "mnist_small.safetensors").read_bytes()
+    if kind == "random":
+        content = random_network([20, 10], 4, 0.8).to_bytes("packed")
+    rng, files = np.random.default_rng(1), [content]
+    for _ in range(2500):
+        spoilt = damaged(content, rng)
+        files += [spoilt, with_digest(spoilt)]
+    lines = read([(file, NONE) for file in files])
+    accepted = [line.strip().isdigit() for line in lines]
+    assert accepted[0] and len(lines) == 5001 and 2 < sum(accepted) < 300
+    network = nh.CompressedNetwork if kind == "random" else nh.compression.ConvertedNetwork
+    for file, good in zip(files, accepted, strict=True):
+        if good:
+            network.from_bytes(file)
