@@ -3,6 +3,8 @@
 import shutil
 import struct
 import subprocess
+import zlib
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from small_networks import (
     random_network,
     trained,
 )
+from torch.nn.utils import prune
 
 import ntklc_helpers as nh
 
@@ -88,6 +91,12 @@ def read(tmp_path_factory):
 NONE = np.zeros((0, 1))
 
 
+def described(file):
+    """The description of a file, as it is compressed."""
+    start = 8 + struct.unpack("<Q", file[:8])[0]
+    return file[start + 4 : start + 4 + struct.unpack("<I", file[start : start + 4])[0]]
+
+
 def places(line):
     return np.array(line.split(), int)
 
@@ -122,6 +131,18 @@ def test_converted_networks_give_the_same_classes(read):
         [*nets, rounded], read([(n.to_bytes(), X) for n in (*nets, rounded)]), strict=True
     ):
         assert (places(line) == net.predict(X)).all()
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_pruned_layers_tell_where_they_are_not_zero(bits, read):
+    X, net = images(BYTES), deepcopy(trained(SHAPES["connected"]()))
+    for layer in nh.compression.pruning.prunable_layers(net).values():
+        prune.l1_unstructured(layer, "weight", amount=0.8)
+        prune.remove(layer, "weight")
+    small = nh.compress(net, images(TRAIN_BYTES)[:300], levels=16, bits=bits)
+    assert b"packed" in zlib.decompress(described(small.to_bytes()), wbits=-15)
+    (line,) = read([(small.to_bytes(), X)])
+    assert (places(line) == small.predict(X)).all()
 
 
 def test_what_is_no_classifier_is_refused_with_a_reason(read):

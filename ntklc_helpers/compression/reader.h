@@ -822,32 +822,51 @@ static inline const char *ntklc_window_of(const char *about, ntklc_step *s) {
     return NULL;
 }
 
+/* Codes of which it is told where they are not 0, and their signs; with a width, their sizes too. */
+static inline const char *ntklc_placed_of(const char *told, const ntklc_array *stream,
+    uint64_t width, int8_t *codes, uint64_t total) {
+    static const char *const wrong = "its packed codes";
+    const char *p = ntklc_first(told), *next;
+    int64_t k, count;
+    uint64_t nonzeros, sizes, at = 0, i, j;
+    ntklc_packed all;
+    const uint8_t *middle;
+    if (!p || (*p != 't' && *p != 'f') || !(next = ntklc_after(p)) ||
+        !ntklc_whole(next, 0, 30, &k) || !(next = ntklc_after(next)) ||
+        !ntklc_whole(next, 0, (int64_t)total, &count) || ntklc_after(next)) return wrong;
+    all.zeros = *p == 't', all.k = (uint64_t)k, all.count = (uint64_t)count;
+    nonzeros = all.zeros ? total - all.count : all.count;
+    all.low_size = (all.k * all.count + 7) / 8;
+    all.signs_size = (nonzeros + 7) / 8;
+    sizes = (nonzeros * width + 7) / 8;
+    if (all.low_size > stream->count || all.signs_size > stream->count - all.low_size ||
+        sizes > stream->count - all.low_size - all.signs_size) return wrong;
+    all.unary_size = stream->count - all.low_size - all.signs_size - sizes;
+    all.low = stream->data, all.signs = all.low + all.low_size;
+    middle = all.signs + all.signs_size;
+    all.unary = middle + sizes;
+    if (!ntklc_unpack(&all, codes, total)) return wrong;
+    if (!width) return NULL;
+    if (!ntklc_zeros_from(middle, nonzeros * width, sizes)) return wrong;
+    for (i = 0; i < total; i++) {
+        int32_t size = 1;
+        if (!codes[i]) continue;
+        for (j = 0; j < width; j++) size += ntklc_bit(middle, at++) << j;
+        if (codes[i] > 0 && size >> width) return wrong;
+        codes[i] = (int8_t)(codes[i] > 0 ? size : -size);
+    }
+    return NULL;
+}
+
 static inline const char *ntklc_codes_of(
     const char *about, const ntklc_array *stream, int8_t *codes, uint64_t total) {
-    const char *bits = ntklc_member(about, "bits"), *p;
-    int64_t n, k, count;
+    const char *bits = ntklc_member(about, "bits"), *packed = ntklc_member(about, "packed");
+    int64_t n;
     uint64_t i, j;
-    if (ntklc_is(bits, "ternary")) {
-        ntklc_packed all;
-        p = ntklc_first(ntklc_member(about, "packed"));
-        if (!p || (*p != 't' && *p != 'f') || !(bits = ntklc_after(p)) || !ntklc_whole(bits, 0, 30,
-            &k) ||
-            !(bits = ntklc_after(bits)) || !ntklc_whole(bits, 0, (int64_t)total, &count) ||
-                ntklc_after(bits)) {
-            return "its packed codes";
-        }
-        all.zeros = *p == 't', all.k = (uint64_t)k, all.count = (uint64_t)count;
-        all.low_size = (all.k * all.count + 7) / 8;
-        all.signs_size = ((all.zeros ? total - all.count : all.count) + 7) / 8;
-        if (all.low_size > stream->count || all.signs_size > stream->count - all.low_size)
-            return "its packed codes";
-        all.unary_size = stream->count - all.low_size - all.signs_size;
-        all.low = stream->data, all.signs = all.low + all.low_size,
-            all.unary = all.signs + all.signs_size;
-        return ntklc_unpack(&all, codes, total) ? NULL : "its packed codes";
-    }
-    if (!ntklc_whole(bits, 2, 8, &n) || (n > 4 && n < 8) ||
-        stream->count != ((uint64_t)n * total + 7) / 8 ||
+    if (ntklc_is(bits, "ternary")) return ntklc_placed_of(packed, stream, 0, codes, total);
+    if (!ntklc_whole(bits, 2, 8, &n) || (n > 4 && n < 8)) return "its codes";
+    if (packed) return ntklc_placed_of(packed, stream, (uint64_t)n - 1, codes, total);
+    if (stream->count != ((uint64_t)n * total + 7) / 8 ||
         !ntklc_zeros_from(stream->data, (uint64_t)n * total, stream->count)) return "its codes";
     for (i = 0; i < total; i++) {
         int32_t code = 0;
