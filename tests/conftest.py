@@ -20,6 +20,14 @@ def smoke_book():
     return books.smoke_book()
 
 
+@pytest.fixture(scope="session")
+def browser():
+    import readers
+
+    with readers.launched() as running:
+        yield running
+
+
 @pytest.fixture(scope="module")
 def fewer_neurons():
     """Where forecasts are compared with forecasts, what few inputs do may be measured roughly."""

@@ -6,7 +6,6 @@
 import functools
 import json
 import os
-import shutil
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +15,6 @@ import nbformat
 import pytest
 import yaml
 from books import ROOT
-from playwright.sync_api import sync_playwright
 
 pytestmark = pytest.mark.browser
 
@@ -32,16 +30,6 @@ FILES = files(yaml.safe_load((ROOT / "book/_toc.yml").read_text()))
 NOTEBOOKS = [name for name in FILES if name.startswith("notebooks/")]
 PAGES = [f"{name}.html" for name in [*FILES, "genindex", "search"]]
 WIDE, NARROW = {"width": 1400, "height": 900}, {"width": 400, "height": 800}
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="session")
@@ -64,20 +52,6 @@ def address(html):
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
     server.server_close()
-
-
-@pytest.fixture(scope="session")
-def browser():
-    with sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-        chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or own
-        assert Path(chromium).is_file(), (
-            "these tests need chromium: apt-get install chromium, "
-            "python -m playwright install chromium, or name it with CHROMIUM="
-        )
-        running = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        yield running
-        running.close()
 
 
 class Reader:

@@ -166,6 +166,9 @@ class ConvertedNetwork:
             if not isinstance(last, Affine):
                 raise ValueError("the last operation must be a layer of weights")
             told = about.get("classes")
+            kinds = {type(label) for label in told} if isinstance(told, list) else {int}
+            if kinds not in ({int}, {str}, set()):
+                raise ValueError("classes must be whole numbers, or all of them text")
             if isinstance(told, int):
                 told = np.arange(whole("classes", told, 2, 2 * len(last.codes)))
             classes = known_classes(told, len(last.codes))

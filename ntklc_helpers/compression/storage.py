@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from .._checks import whole
+
 FORMAT = "ntklc"
 VERSION = 2
 _MARK = b'{"__metadata__":{"ntklc":"'
@@ -69,9 +71,12 @@ def from_bytes(content: bytes) -> tuple[dict[str, NDArray], dict[str, Any]]:
         size = int.from_bytes(content[:8], "little")
         told = json.loads(content[8 : 8 + size])["__metadata__"][FORMAT]
         _, version = told.split(" ")
-        if int(version) != VERSION:
+        if version != str(VERSION):
             raise NetworkFileError(f"of version {version}; this package reads version {VERSION}")
-        body = load(content)[""].tobytes()
+        found = load(content)
+        if [*found] != [""] or found[""].dtype != np.uint8 or found[""].ndim != 1:
+            raise ValueError("its header must name one array of bytes")
+        body = found[""].tobytes()
         end = 4 + int.from_bytes(body[:4], "little")
         if end > len(body):
             raise ValueError("the description reaches beyond the end")
@@ -91,16 +96,17 @@ def _unpacked(told: bytes, rest: bytes) -> tuple[dict[str, NDArray], dict[str, A
     text = unpacker.decompress(told, _MOST_TEXT)
     if not unpacker.eof or unpacker.unused_data:
         raise ValueError("the description does not end where it should")
-    description = json.loads(text)
-    tensors = {}
-    for name, kind, *shape in description.pop("arrays"):
-        if not all(isinstance(side, int) and 0 <= side <= len(rest) for side in shape):
-            raise ValueError(f"there is no array of shape {shape}")
+    description = json.loads(text.decode())
+    tensors: dict[str, NDArray] = {}
+    for name, kind, *sides in description.pop("arrays"):
+        if not isinstance(name, str) or name in tensors:
+            raise ValueError("arrays must have names of their own")
+        shape = [whole("a side of an array", side, 0, len(rest)) for side in sides]
         count, dtype = math.prod(shape), _DTYPES[kind]
         if count * dtype.itemsize > len(rest):
             raise ValueError("arrays reach beyond the end")
         array = np.frombuffer(rest, dtype, count).astype(dtype.newbyteorder("="))
-        tensors[str(name)] = array.reshape(shape)
+        tensors[name] = array.reshape(shape)
         rest = rest[count * dtype.itemsize :]
     if rest:
         raise ValueError("there is more than the arrays that are listed")
