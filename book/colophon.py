@@ -150,13 +150,11 @@ def drop_thebe(app: Sphinx, page: str, template: str, context: dict, doctree) ->
 
 
 def keep_own_scripts(app: Sphinx, page: str, template: str, context: dict, doctree) -> None:
-    """Jupyter Book adds every script to every page; one in a folder is for the page of that name."""
+    """Jupyter Book adds all scripts to all pages; those in a folder are for the page it names."""
     folders = Path(app.srcdir, "_static").glob("*/*.js")
-    theirs = {
-        f"_static/{path.parent.name}/{path.name}" for path in folders if path.parent.name != page
-    }
+    other = {f"_static/{s.parent.name}/{s.name}" for s in folders if s.parent.name != page}
     context["script_files"] = [
-        script for script in context["script_files"] if str(script.filename) not in theirs
+        script for script in context["script_files"] if str(script.filename) not in other
     ]
 
 

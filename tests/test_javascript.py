@@ -10,15 +10,6 @@ import readers
 import ntklc_helpers as nh
 
 
-@pytest.fixture(scope="session")
-def javascript(request):
-    try:
-        browser = request.getfixturevalue("browser")
-    except AssertionError as error:
-        pytest.skip(str(error))
-    return readers.JavaScript(browser)
-
-
 @pytest.fixture(scope="module")
 def images():
     """Training images, and a thousand to test on; digits stand in where there is no MNIST."""

@@ -907,6 +907,7 @@ const ntklc = (() => {
       Float32Array.from(runs.reduce((h, run) => runLayer(run, h), scaled(x)));
     return {
       kind: "layers",
+      scales: scaling.size > 0,
       shape: [layers[0].columns],
       widths: layers.map(({ rows }) => rows),
       weights: layers.map((layer) => layer.weights),
@@ -1352,6 +1353,7 @@ const ntklc = (() => {
     };
     return {
       kind: "operations",
+      scales: false,
       shape,
       operations: made.map(({ operation }) => operation.name),
       weights: made.filter((m) => m.operation.weights).map((m) => m.operation.weights),
