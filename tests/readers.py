@@ -27,6 +27,7 @@ from ntklc_helpers.compression.storage import from_bytes, to_bytes
 ROOT = Path(__file__).parents[1]
 READER = ROOT / "book/_static/draw/ntklc.js"
 NETWORKS = ROOT / "book/_static/networks"
+VECTORS = ROOT / "book/_static/format_vectors.json"
 ARGUMENTS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -142,7 +143,7 @@ def _random(X, y, widths, levels, sparsity, seed, weights="seed", dtype="float32
 def networks(X, y):
     """Files by what is in them, for images X (n, p) of labels y: of every kind, small and large."""
     torch.manual_seed(0)
-    epochs = -(-40_000 // len(X))
+    epochs = -(-20_000 // len(X))
     p, side = X.shape[1], round(X.shape[1] ** 0.5)
     few = X[:: max(1, len(X) // 1000)]
     x, target = torch.tensor(X, dtype=torch.float32), torch.tensor(y)
@@ -373,6 +374,12 @@ def own_files():
     return {f"{path.stem}, trained convolutions": path.read_bytes() for path in NETWORKS.glob("*")}
 
 
+def vector_files():
+    """Small networks that have all the format has."""
+    told = json.loads(VECTORS.read_text(encoding="utf-8"))["networks"]
+    return [base64.b64decode(one["file"]) for one in told]
+
+
 def agreement():
     from ntklc_helpers.experiments.images import load_pair
 
@@ -395,10 +402,8 @@ def agreement():
 
 def fuzzing(n=10_000):
     train = nh.load_digits("train")
-    contents = [
-        *networks(nh.normalize(train.X, train.X), train.labels).values(),
-        *own_files().values(),
-    ]
+    made = networks(nh.normalize(train.X, train.X), train.labels)
+    contents = [*made.values(), *own_files().values(), *vector_files()]
     files = damaged(contents, n)
     with launched() as browser:
         told = JavaScript(browser).verdicts(files)

@@ -7,6 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
+import readers
 import torch
 import vectors
 from books import ROOT
@@ -16,9 +17,9 @@ import ntklc_helpers as nh
 from ntklc_helpers.compression import ConvertedNetwork, NetworkFileError
 from ntklc_helpers.compression.operations import Affine, Plain, Step, Window
 
-VECTORS = json.loads(vectors.PLACE.read_text(encoding="utf-8"))
+TOLD = json.loads(readers.VECTORS.read_text(encoding="utf-8"))
 PAGE = (ROOT / "book/file_format.md").read_text(encoding="utf-8")
-NAMES = [one["name"] for one in VECTORS["networks"]]
+NAMES = [one["name"] for one in TOLD["networks"]]
 
 
 def content_of(one):
@@ -38,15 +39,15 @@ def told(value):
 
 def test_the_vectors_are_what_the_package_writes():
     made = json.loads(vectors.text())
-    assert made.keys() == VECTORS.keys()
+    assert made.keys() == TOLD.keys()
     for key, value in made.items():
         if isinstance(value, list):
-            assert [*map(told, value)] == [*map(told, VECTORS[key])], key
+            assert [*map(told, value)] == [*map(told, TOLD[key])], key
         else:
-            assert value == VECTORS[key]
+            assert value == TOLD[key]
 
 
-@pytest.mark.parametrize("one", VECTORS["networks"], ids=NAMES)
+@pytest.mark.parametrize("one", TOLD["networks"], ids=NAMES)
 def test_python_gives_what_the_vectors_say(one):
     network = loaded(content_of(one))
     X = in_shape(network, np.array(one["inputs"]))
@@ -56,7 +57,7 @@ def test_python_gives_what_the_vectors_say(one):
         assert network.features(X).tolist() == one["features"]
 
 
-@pytest.mark.parametrize("one", VECTORS["networks"], ids=NAMES)
+@pytest.mark.parametrize("one", TOLD["networks"], ids=NAMES)
 def test_javascript_gives_what_the_vectors_say(javascript, one):
     run = """([file, inputs]) => {
         const network = ntklc.read(bytes(file));
@@ -73,7 +74,7 @@ def test_javascript_gives_what_the_vectors_say(javascript, one):
 
 def test_many_sums_of_the_vectors_lie_on_a_threshold():
     """A reader that takes the upper level there fails: all thresholds a little lower is that."""
-    one = VECTORS["networks"][0]
+    one = TOLD["networks"][0]
     network = loaded(content_of(one))
     moved = []
     for layer in network.layers:
@@ -84,7 +85,7 @@ def test_many_sums_of_the_vectors_lie_on_a_threshold():
     assert np.mean(other != np.array(one["features"])) > 0.1
 
 
-@pytest.mark.parametrize("one", VECTORS["matrices"], ids=lambda one: f"{one['seed']}")
+@pytest.mark.parametrize("one", TOLD["matrices"], ids=lambda one: f"{one['seed']}")
 def test_matrices_by_their_seed(javascript, one):
     T = nh.theory.draw_ternary((3, 5), one["sparsity"], one["seed"], one["stream"])
     assert T.tolist() == one["rows"]
@@ -144,7 +145,7 @@ def test_the_page_writes_the_generator_down(seed, stream):
     }
 
 
-@pytest.mark.parametrize("one", VECTORS["refused"], ids=lambda one: one["name"])
+@pytest.mark.parametrize("one", TOLD["refused"], ids=lambda one: one["name"])
 def test_what_must_be_refused_is(javascript, one, tmp_path):
     (tmp_path / "net").write_bytes(content_of(one))
     with pytest.raises(NetworkFileError) as caught:

@@ -87,7 +87,7 @@ def test_digests_and_inflated_bytes_are_the_same(javascript):
 def test_damaged_files_are_refused_by_both_for_a_reason(javascript, files):
     """Of some the digest is right; what both read gives the same outputs."""
     small = [c for c in [*files.values(), *readers.own_files().values()] if len(c) < 20_000]
-    given = readers.damaged(small, 600, seed=1)
+    given = readers.damaged([*small, *readers.vector_files()], 600, seed=1)
     told = javascript.verdicts(given)
     assert list(readers.differences(given, told)) == []
     reasons = {one["reason"] for one in told if "reason" in one}

@@ -12,15 +12,13 @@ import struct
 import sys
 
 import numpy as np
-from readers import ROOT, described, framed, in_shape, loaded, parts_of
+from readers import VECTORS, described, framed, in_shape, loaded, parts_of
 
 import ntklc_helpers as nh
 from ntklc_helpers.compression import ConvertedNetwork, Readout, Scaling, TernaryLayer
 from ntklc_helpers.compression.layers import Drawn
 from ntklc_helpers.compression.operations import Affine, Plain, Step, Window
 from ntklc_helpers.compression.storage import from_bytes, to_bytes
-
-PLACE = ROOT / "book/_static/format_vectors.json"
 
 
 def drawn(shape, sparsity, seed, stream, scale, stairs, offset=None):
@@ -280,5 +278,5 @@ def text():
 
 
 if __name__ == "__main__":
-    PLACE.write_text(text(), encoding="utf-8")
+    VECTORS.write_text(text(), encoding="utf-8")
     sys.exit(0)

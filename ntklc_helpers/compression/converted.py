@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from .._checks import array, whole
 from .operations import Affine, LayerReport, Step, from_arrays, run, to_arrays
 from .readout import share_right, two_classes
-from .storage import NetworkFileError, from_bytes, replace_file, to_bytes
+from .storage import NetworkFileError, from_bytes, reason, replace_file, to_bytes
 
 _BATCH = 1024
 
@@ -174,7 +174,7 @@ class ConvertedNetwork:
             classes = known_classes(told, len(last.codes))
             return cls(steps, shape, classes)
         except (KeyError, TypeError, ValueError, AttributeError, MemoryError) as error:
-            raise NetworkFileError(f"not a compressed network: {error}") from error
+            raise NetworkFileError(f"not a compressed network: {reason(error)}") from error
 
     def _known(self) -> None:
         if self.classes is None:

@@ -87,7 +87,7 @@ def from_bytes(content: bytes) -> tuple[dict[str, NDArray], dict[str, Any]]:
         SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError,
         OverflowError, zlib.error,
     ) as error:  # fmt: skip
-        raise NetworkFileError(f"not a compressed network: {error}") from error
+        raise NetworkFileError(f"not a compressed network: {reason(error)}") from error
 
 
 def _unpacked(told: bytes, rest: bytes) -> tuple[dict[str, NDArray], dict[str, Any]]:
@@ -96,12 +96,14 @@ def _unpacked(told: bytes, rest: bytes) -> tuple[dict[str, NDArray], dict[str, A
     text = unpacker.decompress(told, _MOST_TEXT)
     if not unpacker.eof or unpacker.unused_data:
         raise ValueError("the description does not end where it should")
-    description = json.loads(text.decode())
+    description = json.loads(text.decode(), parse_constant=_no_number)
     tensors: dict[str, NDArray] = {}
     for name, kind, *sides in description.pop("arrays"):
         if not isinstance(name, str) or name in tensors:
             raise ValueError("arrays must have names of their own")
         shape = [whole("a side of an array", side, 0, len(rest)) for side in sides]
+        if kind not in _DTYPES:
+            raise ValueError(f"there is no array of dtype {kind!r}")
         count, dtype = math.prod(shape), _DTYPES[kind]
         if count * dtype.itemsize > len(rest):
             raise ValueError("arrays reach beyond the end")
@@ -111,6 +113,22 @@ def _unpacked(told: bytes, rest: bytes) -> tuple[dict[str, NDArray], dict[str, A
     if rest:
         raise ValueError("there is more than the arrays that are listed")
     return tensors, description
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def reason(error: Exception) -> str:
+    """In words, what an error met while a description was read says.
+
+    Examples
+    --------
+    >>> from ntklc_helpers.compression.storage import reason
+    >>> reason(KeyError("shape"))
+    "there is no 'shape'"
+    """
+    return f"there is no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def replace_file(path: str | os.PathLike, content: bytes) -> None:

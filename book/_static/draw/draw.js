@@ -195,9 +195,11 @@ window.addEventListener("DOMContentLoaded", () => {
   }
 
   function showScores(network, scores) {
-    const [low, high] = [Math.min(0, ...scores), Math.max(...scores)];
+    // A file may have any number of outputs: no more are shown than one can look at.
+    const few = Array.from(scores.slice(0, 20));
+    const [low, high] = [Math.min(0, ...few), Math.max(...few)];
     const best = ntklc.largest(scores);
-    const rows = Array.from(scores.slice(0, 20), (score, k) => {
+    const rows = few.map((score, k) => {
       const bar = document.createElement("div");
       bar.className = "draw-bar";
       bar.style.width = `${(100 * (score - low)) / (high - low || 1)}%`;
@@ -226,7 +228,7 @@ window.addEventListener("DOMContentLoaded", () => {
   }
 
   function unit(features) {
-    const norm = Math.hypot(...features);
+    const norm = Math.sqrt(features.reduce((sum, f) => sum + f * f, 0));
     return Float64Array.from(features, (f) => (norm ? f / norm : 0));
   }
 

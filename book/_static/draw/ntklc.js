@@ -401,6 +401,8 @@ const ntklc = (() => {
     return value;
   };
 
+  const highest = (values) => values.reduce((a, b) => (b > a ? b : a), -Infinity);
+  const lowest = (values) => -highest(values.map((value) => -value));
   const product = (sides) => sides.reduce((a, b) => a * b, 1);
 
   // ---- The frame: header, digest, description, arrays.
@@ -434,7 +436,7 @@ const ntklc = (() => {
     const begins = mark.every((byte, i) => bytes[8 + i] === byte);
     need(begins, "not a compressed network, or its header is damaged");
     const at = 8 + mark.length;
-    const blanked = Uint8Array.from(bytes);
+    const blanked = bytes.slice();
     blanked.fill(48, at, at + 16);
     const digest = base64(sha256(blanked).subarray(0, 12));
     const told = String.fromCharCode(...bytes.subarray(at, at + 16));
@@ -703,9 +705,9 @@ const ntklc = (() => {
     const codes = Array.from(levels, (level) => nearest((level - distinct[0]) / step));
     const rests = Array.from(levels, (level, i) => level - step * codes[i]);
     const base = rests.reduce((a, b) => a + b, 0) / levels.length;
-    const off = Math.max(...codes.map((code, i) => Math.abs(base + step * code - levels[i])));
+    const off = highest(codes.map((code, i) => Math.abs(base + step * code - levels[i])));
     const reach = distinct[distinct.length - 1] - distinct[0];
-    if (Math.max(...codes) >= 256 || !(off <= 1e-12 * reach)) return null;
+    if (highest(codes) >= 256 || !(off <= 1e-12 * reach)) return null;
     const first = nearest((2 * base) / step) / 2;
     if (Math.abs(first) <= 256 && Math.abs(first * step - base) <= 1e-9 * step) {
       return { base: 0, step, codes: codes.map((code) => code + first) };
@@ -775,7 +777,7 @@ const ntklc = (() => {
 
   // Codes about their middle, as small as can be.
   function centred(codes) {
-    const [low, high] = [Math.min(...codes), Math.max(...codes)];
+    const [low, high] = [lowest(codes), highest(codes)];
     const middle = low + Math.floor((high - low + 1) / 2);
     return { middle, codes: codes.map((code) => code - middle) };
   }
