@@ -1,6 +1,7 @@
 """The page where one draws a digit: drawn on with mouse, finger and keys, and given files."""
 
 import json
+import os
 import re
 import zlib
 from base64 import b64decode
@@ -9,11 +10,9 @@ import numpy as np
 import pytest
 from books import ROOT
 from pages import NARROW, WIDE
-from readers import NETWORKS, described, parts_of, text_of
+from readers import NETWORKS, described, loaded, parts_of, text_of
 
 import ntklc_helpers as nh
-
-pytestmark = pytest.mark.browser
 
 FOLDER = ROOT / "book/_static/draw"
 SCRIPT = (FOLDER / "data.js").read_text(encoding="utf-8")
@@ -74,7 +73,7 @@ class Board:
         self.page.mouse.move(*line[0])
         self.page.mouse.down()
         for place in line[1:]:
-            self.page.mouse.move(*place, steps=3)
+            self.page.mouse.move(*place)
         self.page.mouse.up()
 
     @property
@@ -114,6 +113,7 @@ def finger(visit):
     return follow
 
 
+@pytest.mark.browser
 @SIZES
 @pytest.mark.parametrize("way", ["mouse", "touch"])
 def test_digits_that_are_drawn_are_recognised(reader, size, way):
@@ -127,6 +127,7 @@ def test_digits_that_are_drawn_are_recognised(reader, size, way):
     assert visit.troubles == []
 
 
+@pytest.mark.browser
 def test_an_answer_takes_less_than_50_ms(reader):
     """The fastest of some, with scores, neighbours and the twelve: others may work here as well."""
     visit = reader("draw.html")
@@ -141,6 +142,7 @@ def test_an_answer_takes_less_than_50_ms(reader):
     assert float(visit.page.locator("#draw").get_attribute("data-ms")) > 0
 
 
+@pytest.mark.browser
 def test_test_images_have_the_class_and_scores_that_python_says(reader):
     visit = reader("draw.html")
     board = Board(visit)
@@ -153,9 +155,12 @@ def test_test_images_have_the_class_and_scores_that_python_says(reader):
         scores = network.outputs((pixels - mean) / spread)[0]
         assert board.digit == str(scores.argmax())
         shown = visit.page.locator("#draw-scores td:last-child").all_inner_texts()
-        assert shown == [f"{score + 0:.2f}".replace("-0.00", "-0.00") for score in scores]
+        assert [float(text.replace("−", "-")) for text in shown] == [
+            pytest.approx(score, abs=0.00501) for score in scores
+        ]
 
 
+@pytest.mark.browser
 def test_the_keyboard_draws_and_clears(reader):
     """A one, by arrow keys alone, from the start of the page on."""
     visit = reader("draw.html")
@@ -183,6 +188,7 @@ def test_the_keyboard_draws_and_clears(reader):
     assert visit.page.evaluate(outline) != "none"
 
 
+@pytest.mark.browser
 def test_everything_has_a_name(reader):
     visit = reader("draw.html")
     visit.page.locator("#draw-nearest li").first.wait_for()
@@ -196,6 +202,7 @@ def test_everything_has_a_name(reader):
         assert re.fullmatch(r"A training image of a \d; the kernel is 0\.\d\d|.*1\.00", words)
 
 
+@pytest.mark.browser
 @SIZES
 def test_a_file_that_is_dropped_answers(reader, size, tmp_path):
     visit = reader("draw.html", size)
@@ -224,6 +231,7 @@ def forged():
     return described(told.replace(b'"shape":[1,28,28]', b'"shape":[1,30,28]'), rest)
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
@@ -244,6 +252,7 @@ def test_a_file_that_cannot_be_used_is_refused_in_words(reader, name, content, r
     assert visit.troubles == []
 
 
+@pytest.mark.browser
 def test_the_page_is_light_and_opens_from_a_folder(reader, html, browser):
     """Beside the networks under 200 kB; and no server is needed."""
     visit = reader("draw.html")
@@ -280,3 +289,20 @@ def test_the_sentences_say_what_the_files_are():
     # Of a row nearly the same, down a column more with every number of levels.
     assert all(max(row) - min(row) < 0.01 for row in rows)
     assert max(rows[0]) < min(rows[1]) and max(rows[1]) < min(rows[2])
+
+
+@pytest.mark.skipif(not os.environ.get("NTKLC_DATA"), reason="NTKLC_DATA is not set: no real MNIST")
+def test_the_shares_are_those_of_the_networks():
+    """Of every network on the page, on all test images; and they are drawn from the seed given."""
+    train, test = nh.load_mnist("train"), nh.load_mnist("test")
+    X = nh.normalize(test.X, train.X)
+    for one in [DATA["random"], *DATA["grid"]]:
+        network = loaded(b64decode(one["file"]))
+        assert network.score(X, test.labels) == one["accuracy"]
+        assert network.widths == (one["width"],) and len(b64decode(one["file"])) == one["size"]
+        assert abs(network.layers[0].weights.sparsity - one["sparsity"]) < 0.002
+        assert len(set(network.layers[0].activation.levels)) == one["levels"]
+    mean = np.frombuffer(zlib.decompress(b64decode(DATA["mean"]), -15), "<f4")
+    np.testing.assert_allclose(mean, train.X.mean(axis=0), rtol=1e-6, atol=1e-9)
+    raw = (test.X[:100] - mean) / DATA["scale"]
+    np.testing.assert_allclose(raw, X[:100], atol=1e-6)

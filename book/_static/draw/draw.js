@@ -204,7 +204,7 @@ window.addEventListener("DOMContentLoaded", () => {
       bar.className = "draw-bar";
       bar.style.width = `${(100 * (score - low)) / (high - low || 1)}%`;
       const name = network.classes ? network.classes[k] : k;
-      const made = row([String(name ?? k), bar, score.toFixed(2)]);
+      const made = row([String(name ?? k), bar, score.toFixed(2).replace("-", "−")]);
       made.classList.toggle("draw-best", k === best && network.classes !== null);
       return made;
     });
@@ -264,12 +264,14 @@ window.addEventListener("DOMContentLoaded", () => {
     const answers = twelve.map(({ network }) =>
       pixels ? said(network, network.outputs(pixels)) : null,
     );
+    const own = part("digit").textContent;
     const levels = [...new Set(data.grid.map((one) => one.levels))];
     const rows = levels.map((m) => {
       const cells = twelve.flatMap(({ accuracy, size, ...one }, i) => {
         if (one.levels !== m) return [];
         const digit = document.createElement("strong");
         digit.textContent = answers[i] ?? "–";
+        digit.classList.toggle("draw-other", String(answers[i]) !== own);
         const note = document.createElement("small");
         note.textContent = percent(accuracy);
         note.title = `${counted(size)} bytes`;
@@ -280,7 +282,6 @@ window.addEventListener("DOMContentLoaded", () => {
       return row([`${m} levels`, ...cells]);
     });
     part("twelve").replaceChildren(...rows);
-    const own = part("digit").textContent;
     const same = answers.filter((digit) => String(digit) === own).length;
     part("agree").textContent = pixels
       ? `${same} of the ${answers.length} answer as the network above does.`
