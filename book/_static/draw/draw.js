@@ -477,8 +477,10 @@ window.addEventListener("DOMContentLoaded", () => {
 
   // ---- Begin.
 
-  for (const [name, { size, accuracy }] of Object.entries({ trained: data.trained, random: data.random })) {
-    part(`about-${name}`).textContent = `${counted(size)} bytes, ${percent(accuracy)} of the test images right`;
+  for (const name of ["trained", "random"]) {
+    const { size, accuracy } = data[name];
+    const right = `${percent(accuracy)} of the test images right`;
+    part(`about-${name}`).textContent = `${counted(size)} bytes, ${right}`;
   }
   const sparsities = [...new Set(data.grid.map((one) => one.sparsity))];
   part("sparsities").append(row(["", ...sparsities.map((s) => `ε = ${s}`)], 5));

@@ -1,5 +1,5 @@
-// Reads a network's file and runs it: ntklc.read(bytes) -> network. The page "The file, byte by
-// byte" of this book says what each part below follows. No dependency; a browser or any other engine.
+// Reads a network's file and runs it: ntklc.read(bytes) -> network. What each part below follows
+// stands on the page "The file, byte by byte". No dependency; in a browser or any other engine.
 //
 //   const network = ntklc.read(bytes);   // Uint8Array or ArrayBuffer; throws ntklc.FileError
 //   network.shape                        // sides of one sample, such as [784] or [1, 28, 28]
@@ -368,7 +368,8 @@ const ntklc = (() => {
   };
 
   function whole(name, value, least, most) {
-    const holds = typeof value === "bigint" && value >= least && (most === undefined || value <= most);
+    const below = most === undefined || value <= most;
+    const holds = typeof value === "bigint" && value >= least && below;
     const span = most === undefined ? `of at least ${least}` : `from ${least} to ${most}`;
     need(holds, `${name} must be a whole number ${span}, got ${shown(value)}`);
     return Number(value);
@@ -463,12 +464,12 @@ const ntklc = (() => {
 
   // {description, arrays}: a Map, and by name {dtype, shape, data}.
   function unpack(bytes) {
-    const whole_ = body(bytes);
-    need(whole_.length >= 4, "there is no description");
-    const view = new DataView(whole_.buffer, whole_.byteOffset, whole_.length);
+    const held = body(bytes);
+    need(held.length >= 4, "there is no description");
+    const view = new DataView(held.buffer, held.byteOffset, held.length);
     const end = 4 + view.getUint32(0, true);
-    need(end <= whole_.length, "the description reaches beyond the end");
-    const description = parse(text(inflate(whole_.subarray(4, end))));
+    need(end <= held.length, "the description reaches beyond the end");
+    const description = parse(text(inflate(held.subarray(4, end))));
     object("description", description);
     const arrays = new Map();
     let at = end;
@@ -477,7 +478,7 @@ const ntklc = (() => {
       need(typeof name === "string" && !arrays.has(name), "arrays must have names of their own");
       const known = typeof dtype === "string" && Object.hasOwn(DTYPES, dtype);
       need(known, `there is no array of dtype ${shown(dtype)}`);
-      const left = whole_.length - at;
+      const left = held.length - at;
       const shape = sides.map((side) => whole("a side of an array", side, 0, left));
       const [size, Kind, get] = DTYPES[dtype];
       const count = product(shape);
@@ -487,7 +488,7 @@ const ntklc = (() => {
       arrays.set(name, { dtype, shape, data });
       at += count * size;
     }
-    need(at === whole_.length, "there is more than the arrays that are listed");
+    need(at === held.length, "there is more than the arrays that are listed");
     return { description, arrays };
   }
 
@@ -838,8 +839,8 @@ const ntklc = (() => {
       need(shape.length === 1, "classes must be a vector");
       return data;
     }
-    const text_ = dtype === "u4" && shape.length > 1 && data.every((code) => code < 0x110000);
-    need(text_, "classes must be whole numbers or code points");
+    const spelled = dtype === "u4" && shape.length > 1 && data.every((code) => code < 0x110000);
+    need(spelled, "classes must be whole numbers or code points");
     const size = shape[shape.length - 1];
     const labels = [];
     for (let at = 0; at < data.length; at += size) {
@@ -868,7 +869,8 @@ const ntklc = (() => {
     const single = scale.dtype === "f4";
     const round = single ? Math.fround : (x) => x;
     const used = Float64Array.from(weights.data, (w, i) => round(w * scale.data[i % K]));
-    need(used.every(Number.isFinite) && bias.data.every(Number.isFinite), "a readout must be finite");
+    const bounded = [used, bias.data].every((part) => part.every(Number.isFinite));
+    need(bounded, "a readout must be finite");
     const scores = (features) => {
       const sums = new Float64Array(K);
       for (let i = 0, at = 0; i < d; i++) {
@@ -924,7 +926,7 @@ const ntklc = (() => {
     };
   }
 
-  // ---- Networks of operations. Values are {shape, data}: sides of one sample, and float32 numbers.
+  // ---- Networks of operations. Values are {shape, data}: sides of a sample, and its numbers.
 
   function windowOf(given) {
     const known = ["stride", "padding", "dilation", "groups"];
@@ -999,7 +1001,8 @@ const ntklc = (() => {
         for (let start = 0, at = 0; at < found.length; start += columns) {
           for (let r = 0; r < rows; r++, at++) {
             let sum = 0;
-            for (let c = 0, w = r * columns; c < columns; c++, w++) sum += codes[w] * data[start + c];
+            const first = r * columns;
+            for (let c = 0; c < columns; c++) sum += codes[first + c] * data[start + c];
             found[at] = settle(sum, scale[r], bias[r]);
           }
         }
@@ -1033,7 +1036,8 @@ const ntklc = (() => {
         const made = [h, w].map((side, i) =>
           across(side, [height, width][i], stride[i], padding[i], dilation[i]),
         );
-        need(made.every((side) => side > 0), "operations do not fit: a kernel is larger than images");
+        const sides = made.every((side) => side > 0);
+        need(sides, "operations do not fit: a kernel is larger than its images");
         return [rows, ...made];
       },
       work: (made) => product(made) * channels * height * width,
@@ -1083,7 +1087,8 @@ const ntklc = (() => {
       const cut = both.length >> 1;
       stairs = staircase(Array.from(both.slice(0, cut)), Array.from(both.slice(cut)));
     }
-    const [thresholds, levels] = [stairs.thresholds, stairs.levels].map((a) => Float32Array.from(a));
+    const thresholds = Float32Array.from(stairs.thresholds);
+    const levels = Float32Array.from(stairs.levels);
     return {
       name: "staircase",
       levels: levels.length,
@@ -1110,7 +1115,7 @@ const ntklc = (() => {
     return given;
   };
 
-  // Each output from a box of inputs: `each(from, to, whole size of the box, its numbers' sum or max)`.
+  // Each output from a box of inputs: take(data, the channel's first place, width, rows, columns).
   function pooled({ shape: [c, h, w], data }, [, y, x], boxes, take) {
     const found = new Float32Array(c * y * x);
     const [down, along] = boxes;
@@ -1142,9 +1147,9 @@ const ntklc = (() => {
   };
 
   function moving(name, options) {
-    const average_ = name === "avg_pool2d";
+    const averages = name === "avg_pool2d";
     const known = ["kernel_size", "stride", "padding", "ceil_mode"].concat(
-      average_ ? ["count_include_pad", "divisor_override"] : ["dilation"],
+      averages ? ["count_include_pad", "divisor_override"] : ["dilation"],
     );
     object("options", options, known);
     const kernel = pairOf(options, "kernel_size", 1);
@@ -1180,7 +1185,7 @@ const ntklc = (() => {
       if (borders) return down.wide * along.wide;
       return (down.to - down.from) * (along.to - along.from);
     };
-    const take = average_ ? average(share) : maximum;
+    const take = averages ? average(share) : maximum;
     return {
       fits([given]) {
         const [c, h, w] = images(given);
@@ -1245,7 +1250,10 @@ const ntklc = (() => {
             q = q * b.shape[side] + (b.shape[side] === 1 ? 0 : at[side]);
           }
           found[i] = a.data[p] + b.data[q];
-          for (let side = made.length - 1; side >= 0 && ++at[side] === made[side]; side--) at[side] = 0;
+          for (let side = made.length - 1; side >= 0; side--) {
+            if (++at[side] < made[side]) break;
+            at[side] = 0;
+          }
         }
         return found;
       },
@@ -1307,10 +1315,10 @@ const ntklc = (() => {
     if (labels.length === 0) return null;
     list("classes", told, many);
     const edge = 2n ** 63n;
-    const numbers_ = labels.every((k) => typeof k === "bigint" && -edge <= k && k < edge);
-    const kind = numbers_ || labels.every((k) => typeof k === "string");
+    const counts = labels.every((k) => typeof k === "bigint" && -edge <= k && k < edge);
+    const kind = counts || labels.every((k) => typeof k === "string");
     need(kind, "classes must be whole numbers, or all of them text");
-    const names = numbers_ ? labels.map(exact) : labels.map((name) => name.replace(/\0+$/, ""));
+    const names = counts ? labels.map(exact) : labels.map((name) => name.replace(/\0+$/, ""));
     need(new Set(names).size === names.length, "classes must be different");
     return names;
   }
@@ -1326,8 +1334,8 @@ const ntklc = (() => {
     let work = 0;
     const made = given.map((told, i) => {
       const about = object("an operation", told);
-      const told_ = about.has("inputs") ? list("inputs", about.get("inputs")) : [BigInt(i)];
-      const inputs = told_.map((k) => whole("inputs", k, 0, i));
+      const named = about.has("inputs") ? list("inputs", about.get("inputs")) : [BigInt(i)];
+      const inputs = named.map((k) => whole("inputs", k, 0, i));
       const operation = operationOf(about, partOf(arrays, String(i)), most);
       list("inputs", inputs, operation.takes ?? 1);
       shapes.push(operation.fits(inputs.map((k) => shapes[k])));
