@@ -149,6 +149,15 @@ def drop_thebe(app: Sphinx, page: str, template: str, context: dict, doctree) ->
     ]
 
 
+def keep_own_scripts(app: Sphinx, page: str, template: str, context: dict, doctree) -> None:
+    """Jupyter Book adds all scripts to all pages; those in a folder are for the page it names."""
+    folders = Path(app.srcdir, "_static").glob("*/*.js")
+    other = {f"_static/{s.parent.name}/{s.name}" for s in folders if s.parent.name != page}
+    context["script_files"] = [
+        script for script in context["script_files"] if str(script.filename) not in other
+    ]
+
+
 def describe_pages(app: Sphinx) -> None:
     """Pages that are no chapter are made now, from chapters of these profiles."""
     chapters = sorted(Path(app.srcdir).glob("notebooks/*.ipynb"))
@@ -163,4 +172,5 @@ def setup(app: Sphinx) -> dict:
     app.connect("builder-inited", describe_pages)
     app.connect("html-page-context", write_footer)
     app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("html-page-context", keep_own_scripts, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

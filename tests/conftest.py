@@ -4,6 +4,7 @@ import os
 import time
 
 import books
+import pages
 import pytest
 from hypothesis import settings
 
@@ -18,6 +19,54 @@ os.environ.setdefault("SOURCE_DATE_EPOCH", str(int(time.time())))
 @pytest.fixture(scope="session")
 def smoke_book():
     return books.smoke_book()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    import readers
+
+    with readers.launched() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def javascript(request):
+    import readers
+
+    try:
+        browser = request.getfixturevalue("browser")
+    except AssertionError as error:
+        pytest.skip(str(error))
+    return readers.JavaScript(browser)
+
+
+@pytest.fixture(scope="session")
+def html(request):
+    named = os.environ.get("BOOK")
+    if named:
+        assert (books.ROOT / named / "index.html").is_file(), f"BOOK={named}: no index.html there"
+        return books.ROOT / named
+    return request.getfixturevalue("smoke_book") / "book/_build/html"
+
+
+@pytest.fixture(scope="session")
+def address(html):
+    with pages.served(html) as found:
+        yield found
+
+
+@pytest.fixture
+def reader(browser, address):
+    opened = []
+
+    def open_page(page, size=pages.WIDE, scheme="light", **how):
+        opened.append(pages.Reader(browser, address, size, scheme, **how))
+        opened[-1].read(page)
+        return opened[-1]
+
+    yield open_page
+    for one in opened:
+        one.context.close()
 
 
 @pytest.fixture(scope="module")

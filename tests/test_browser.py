@@ -3,12 +3,7 @@
 `make test-browser` runs these, on the smoke book or on the one that BOOK names (a folder of HTML).
 """
 
-import functools
 import json
-import os
-import shutil
-import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
@@ -16,7 +11,7 @@ import nbformat
 import pytest
 import yaml
 from books import ROOT
-from playwright.sync_api import sync_playwright
+from pages import NARROW, WIDE, Reader
 
 pytestmark = pytest.mark.browser
 
@@ -31,109 +26,6 @@ def files(entry):
 FILES = files(yaml.safe_load((ROOT / "book/_toc.yml").read_text()))
 NOTEBOOKS = [name for name in FILES if name.startswith("notebooks/")]
 PAGES = [f"{name}.html" for name in [*FILES, "genindex", "search"]]
-WIDE, NARROW = {"width": 1400, "height": 900}, {"width": 400, "height": 800}
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-@pytest.fixture(scope="session")
-def html(request):
-    named = os.environ.get("BOOK")
-    if named:
-        assert (ROOT / named / "index.html").is_file(), f"BOOK={named}: no index.html there"
-        return ROOT / named
-    return request.getfixturevalue("smoke_book") / "book/_build/html"
-
-
-@pytest.fixture(scope="session")
-def address(html):
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *arguments):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=html))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture(scope="session")
-def browser():
-    with sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-        chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or own
-        assert Path(chromium).is_file(), (
-            "these tests need chromium: apt-get install chromium, "
-            "python -m playwright install chromium, or name it with CHROMIUM="
-        )
-        running = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        yield running
-        running.close()
-
-
-class Reader:
-    """A page, in a profile of its own, and what went wrong or over the wire while reading it."""
-
-    def __init__(self, browser, address, size, scheme="light"):
-        self.address = address
-        self.context = browser.new_context(
-            viewport=size,
-            color_scheme=scheme,
-            reduced_motion="reduce",
-            permissions=["clipboard-read", "clipboard-write"],
-        )
-        self.troubles, self.bytes = [], 0
-        self.context.route("**/*", self.only_local)
-        self.page = self.context.new_page()
-        self.page.on("console", self.note_message)
-        self.page.on("pageerror", lambda error: self.troubles.append(f"page error: {error}"))
-        self.page.on("requestfailed", lambda request: self.troubles.append(f"lost: {request.url}"))
-        self.page.on("response", self.note_response)
-
-    def only_local(self, route):
-        if route.request.url.startswith((self.address, "data:", "blob:")):
-            route.continue_()
-        else:
-            self.troubles.append(f"asks another host: {route.request.url}")
-            route.abort()
-
-    def note_message(self, message):
-        if message.type in ("error", "warning"):
-            self.troubles.append(f"console: {message.text}")
-
-    def note_response(self, response):
-        if response.status >= 400:
-            self.troubles.append(f"{response.status}: {response.url}")
-        self.bytes += int(response.headers.get("content-length", 0))
-
-    def read(self, page):
-        self.page.goto(self.address + page, wait_until="load")
-        # After this the page's own script has seen the formulas, too.
-        self.page.evaluate("() => MathJax.startup.promise.then(() => new Promise(setTimeout))")
-        return self.page
-
-
-@pytest.fixture
-def reader(browser, address):
-    opened = []
-
-    def open_page(page, size=WIDE, scheme="light"):
-        opened.append(Reader(browser, address, size, scheme))
-        opened[-1].read(page)
-        return opened[-1]
-
-    yield open_page
-    for one in opened:
-        one.context.close()
 
 
 UNTYPESET = """() => {

@@ -16,7 +16,7 @@ from .export_c import CExport, export_c
 from .integer_operations import of_operations
 from .operations import Affine, LayerReport, Step, from_arrays, run, to_arrays
 from .readout import share_right, two_classes
-from .storage import NetworkFileError, from_bytes, replace_file, to_bytes
+from .storage import NetworkFileError, from_bytes, reason, replace_file, to_bytes
 
 _BATCH = 1024
 
@@ -207,12 +207,15 @@ class ConvertedNetwork:
             if not isinstance(last, Affine):
                 raise ValueError("the last operation must be a layer of weights")
             told = about.get("classes")
+            kinds = {type(label) for label in told} if isinstance(told, list) else {int}
+            if kinds not in ({int}, {str}, set()):
+                raise ValueError("classes must be whole numbers, or all of them text")
             if isinstance(told, int):
                 told = np.arange(whole("classes", told, 2, 2 * len(last.codes)))
             classes = known_classes(told, len(last.codes))
             return cls(steps, shape, classes)
         except (KeyError, TypeError, ValueError, AttributeError, MemoryError) as error:
-            raise NetworkFileError(f"not a compressed network: {error}") from error
+            raise NetworkFileError(f"not a compressed network: {reason(error)}") from error
 
     def _known(self) -> None:
         if self.classes is None:

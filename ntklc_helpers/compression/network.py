@@ -21,7 +21,7 @@ from .integer_layers import of_layers
 from .layers import TernaryLayer, WeightStorage
 from .readout import Readout, fit_readout
 from .scaling import Scaling
-from .storage import NetworkFileError, from_bytes, replace_file, to_bytes
+from .storage import NetworkFileError, from_bytes, reason, replace_file, to_bytes
 from .ternary import pack_ternary, ternary_entropy
 
 # Rows that a device takes at a time.
@@ -300,7 +300,7 @@ class CompressedNetwork:
             scaling = Scaling(**parts["scaling"]) if "scaling" in parts else None
             return cls(layers, readout, scaling=scaling)
         except (KeyError, TypeError, ValueError, OverflowError, MemoryError) as error:
-            raise NetworkFileError(f"not a compressed network: {error}") from error
+            raise NetworkFileError(f"not a compressed network: {reason(error)}") from error
 
     def memory(self) -> Memory:
         """What the network takes on disk and in memory; see :class:`Memory`."""

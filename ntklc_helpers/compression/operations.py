@@ -27,6 +27,9 @@ _MOST_NUMBERS, _MOST_OF_A_SIDE = 2**28, 2**12
 _LARGEST_UNIT, _MOST_LEVELS = 112, 2**16
 # Of packed ternary codes, streams in their order in a file: all lengths follow from the numbers.
 _STREAMS, _PACKED = ("low", "signs", "unary"), ("codes_zeros", "rice_bits", "count")
+# Of pools: least values of options that are a number or one a side; what is true or false.
+_SIDES = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1, "output_size": 1}
+_TRUTHS, _ABSENT = ("ceil_mode", "count_include_pad"), ("stride", "divisor_override")
 # What has no numbers of its own, by the name in a file.
 PLAIN: dict[str, Callable[..., torch.Tensor]] = {
     "add": torch.add,
@@ -36,6 +39,16 @@ PLAIN: dict[str, Callable[..., torch.Tensor]] = {
     "avg_pool2d": F.avg_pool2d,
     "adaptive_avg_pool2d": F.adaptive_avg_pool2d,
     "adaptive_max_pool2d": F.adaptive_max_pool2d,
+}
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "mean": ("dim",),
+    "max_pool2d": ("kernel_size", "stride", "padding", "dilation", "ceil_mode"),
+    "avg_pool2d": (
+        *("kernel_size", "stride", "padding", "ceil_mode"),
+        *("count_include_pad", "divisor_override"),
+    ),
+    "adaptive_avg_pool2d": ("output_size",),
+    "adaptive_max_pool2d": ("output_size",),
 }
 
 
@@ -133,9 +146,12 @@ class Affine:
         if bits not in get_args(Bits) or not few:
             raise ValueError(f"there are no codes of {bits!r} bits and shape {shape}")
         rows, stream = arrays["rows"], arrays["codes"]
+        if rows.shape != (2, shape[0]):
+            raise ValueError(f"scale and bias must have an entry a row, got shape {rows.shape}")
         if rows.dtype == np.float16:
             units = [whole("units", e, -_LARGEST_UNIT, _LARGEST_UNIT) for e in about["units"]]
-            rows = np.ldexp(rows.astype(np.float32), np.array(units, np.int32)[:, None])
+            one_each = np.array(units, np.int32).reshape(2, 1)
+            rows = np.ldexp(rows.astype(np.float32), one_each)
         if rows.dtype != np.float32 or stream.dtype != np.uint8 or stream.ndim != 1:
             raise ValueError("codes must be packed in bytes, scale and bias be float32")
         window = _window(about["window"]) if "window" in about else None
@@ -188,7 +204,7 @@ def _placed(
     ends = np.cumsum([-(-b // 8) for b in (count * k, nonzeros, nonzeros * width)])
     low, signs, sizes, unary = np.split(stream, ends)
     streams = {"low": low, "signs": signs, "unary": unary}
-    codes = unpack_ternary(PackedTernary(size, bool(zeros), k, count, **streams)).to_dense()
+    codes = unpack_ternary(PackedTernary(size, zeros, k, count, **streams)).to_dense()
     if width:
         full = codes.astype(np.int16)
         full[codes != 0] *= 1 + _of_bits(sizes, width, nonzeros)
@@ -234,15 +250,25 @@ class Plain:
     @classmethod
     def from_description(cls, name: Any, options: Mapping[str, Any]) -> Plain:
         """From what a file says; ValueError if that is none of them."""
-        if name not in PLAIN or not all(_small(value) for value in options.values()):
+        known = name in PLAIN and options.keys() <= {*OPTIONS.get(name, ())}
+        if not known or not all(_possible(*option) for option in options.items()):
             raise ValueError(f"there is no operation {name!r} with options {dict(options)}")
         return cls(name, dict(options))
 
 
-def _small(value: Any) -> bool:
-    if isinstance(value, list):
-        return len(value) <= 2 and all(map(_small, value))
-    return value is None or isinstance(value, int) and abs(value) <= _MOST_OF_A_SIDE
+def _possible(option: str, value: Any) -> bool:
+    if option == "dim":
+        return value == [2, 3]
+    if option in _TRUTHS:
+        return isinstance(value, bool)
+    if value is None:
+        return option in _ABSENT
+    sides = value if isinstance(value, list) and option in _SIDES else [value]
+    if isinstance(value, list) and option == "output_size":
+        sides = [1 if side is None else side for side in value]
+    least = _SIDES.get(option, 1)
+    numbers = all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
+    return numbers and 0 < len(sides) <= 2 and all(least <= n <= _MOST_OF_A_SIDE for n in sides)
 
 
 Operation = Affine | Applied | Quantized | Plain
@@ -358,6 +384,8 @@ def _staircase(arrays: Mapping[str, NDArray], about: Mapping[str, Any]) -> Quant
     if "uniform" in about:
         thresholds, levels = _grids(about["uniform"])
         return Quantized(thresholds.astype(np.float64), levels.astype(np.float64))
+    if arrays["staircase"].dtype != np.float32:
+        raise ValueError("a staircase must be of float32")
     both = arrays["staircase"].astype(np.float64)
     return Quantized(both[: len(both) // 2], both[len(both) // 2 :])
 
@@ -365,12 +393,13 @@ def _staircase(arrays: Mapping[str, NDArray], about: Mapping[str, Any]) -> Quant
 def _fit(steps: Sequence[Step], shape: Sequence[int]) -> None:
     """Refuse steps of which one cannot take what it is given, by shapes alone."""
     sizes = [whole("shape", side, 1, _MOST_NUMBERS) for side in shape]
-    if not steps or np.prod(sizes, dtype=float) > _MOST_NUMBERS:
+    if not (steps and sizes) or np.prod(sizes, dtype=float) > _MOST_NUMBERS:
         raise ValueError(f"there is no network of inputs {shape}")
     values = [torch.empty(1, *sizes, device="meta")]
     for step in steps:
         taken = [values[k] for k in step.inputs]
         try:
+            _of_one_rank(step.operation, taken)
             stays = isinstance(step.operation, Quantized) and len(taken) == 1
             values.append(taken[0] if stays else step.operation(*taken))
         except (RuntimeError, IndexError) as error:
@@ -379,3 +408,13 @@ def _fit(steps: Sequence[Step], shape: Sequence[int]) -> None:
             raise ValueError("operations must keep the samples, and make no more than memory holds")
     if values[-1].ndim != 2:
         raise ValueError("operations must end in rows of outputs")
+
+
+def _of_one_rank(operation: Operation, taken: Sequence[torch.Tensor]) -> None:
+    """Refuse values that torch would read otherwise than as samples."""
+    moves = isinstance(operation, Affine) and operation.window is not None
+    pools = isinstance(operation, Plain) and operation.name in OPTIONS
+    if (moves or pools) and taken[0].ndim != 4:
+        raise ValueError("operations do not fit: convolutions and pools take images")
+    if len({value.ndim for value in taken}) > 1:
+        raise ValueError("operations do not fit: what is added must have as many sides")

@@ -309,6 +309,8 @@ class _Reader(fx.Interpreter):
         self, n: fx.Node, path: str, what: Any, values: list[torch.Tensor], found: torch.Tensor
     ) -> Operation:
         if len(values) == 2 and what in (operator.add, operator.iadd, torch.add, "add", "add_"):
+            if values[0].ndim != values[1].ndim:
+                raise refusal(path, what, "what it adds must have as many dimensions")
             return Plain("add")
         if len(values) != 1:
             reason = "it must take one value, or be the sum of two; put all that makes an "
@@ -320,6 +322,8 @@ class _Reader(fx.Interpreter):
         if isinstance(what, Staircase):
             return what.quantised()
         for name, (kind, options) in _POOLS.items():
+            if values[0].ndim != 4 and (isinstance(what, kind) or what is getattr(F, name)):
+                raise refusal(path, what, "it must be given images (n, channels, height, width)")
             if isinstance(what, kind):
                 return _pool(name, {o: getattr(what, o) for o in options})
             if what is getattr(F, name):

@@ -78,7 +78,8 @@ class Readout:
         wrong = kinds[0] != kinds[1] or kinds[0] not in ("f4", "f8")
         if wrong or any(kind != "i8" and kind[0] != "U" for kind in kinds[2:]):
             raise ValueError(f"scale, bias and classes of a readout cannot be of {kinds}")
-        if self.weights.ndim != 2 or {part.shape for part in parts} != {self.weights.shape[1:]}:
+        one_each = {part.shape for part in parts} == {self.weights.shape[1:]}
+        if self.weights.ndim != 2 or not one_each or not self.weights.size:
             raise ValueError("a readout's scale, bias and classes must have one entry an output")
         with np.errstate(all="ignore"):
             used = self.weights * self.scale

@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from .._checks import whole
+
 FORMAT = "ntklc"
 VERSION = 2
 _MARK = b'{"__metadata__":{"ntklc":"'
@@ -69,9 +71,12 @@ def from_bytes(content: bytes) -> tuple[dict[str, NDArray], dict[str, Any]]:
         size = int.from_bytes(content[:8], "little")
         told = json.loads(content[8 : 8 + size])["__metadata__"][FORMAT]
         _, version = told.split(" ")
-        if int(version) != VERSION:
+        if version != str(VERSION):
             raise NetworkFileError(f"of version {version}; this package reads version {VERSION}")
-        body = load(content)[""].tobytes()
+        found = load(content)
+        if [*found] != [""] or found[""].dtype != np.uint8 or found[""].ndim != 1:
+            raise ValueError("its header must name one array of bytes")
+        body = found[""].tobytes()
         end = 4 + int.from_bytes(body[:4], "little")
         if end > len(body):
             raise ValueError("the description reaches beyond the end")
@@ -82,7 +87,7 @@ def from_bytes(content: bytes) -> tuple[dict[str, NDArray], dict[str, Any]]:
         SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError,
         OverflowError, zlib.error,
     ) as error:  # fmt: skip
-        raise NetworkFileError(f"not a compressed network: {error}") from error
+        raise NetworkFileError(f"not a compressed network: {reason(error)}") from error
 
 
 def _unpacked(told: bytes, rest: bytes) -> tuple[dict[str, NDArray], dict[str, Any]]:
@@ -91,16 +96,19 @@ def _unpacked(told: bytes, rest: bytes) -> tuple[dict[str, NDArray], dict[str, A
     text = unpacker.decompress(told, _MOST_TEXT)
     if not unpacker.eof or unpacker.unused_data:
         raise ValueError("the description does not end where it should")
-    description = json.loads(text)
-    tensors = {}
-    for name, kind, *shape in description.pop("arrays"):
-        if not all(isinstance(side, int) and 0 <= side <= len(rest) for side in shape):
-            raise ValueError(f"there is no array of shape {shape}")
+    description = json.loads(text.decode(), parse_constant=_no_number)
+    tensors: dict[str, NDArray] = {}
+    for name, kind, *sides in description.pop("arrays"):
+        if not isinstance(name, str) or name in tensors:
+            raise ValueError("arrays must have names of their own")
+        shape = [whole("a side of an array", side, 0, len(rest)) for side in sides]
+        if kind not in _DTYPES:
+            raise ValueError(f"there is no array of dtype {kind!r}")
         count, dtype = math.prod(shape), _DTYPES[kind]
         if count * dtype.itemsize > len(rest):
             raise ValueError("arrays reach beyond the end")
         array = np.frombuffer(rest, dtype, count).astype(dtype.newbyteorder("="))
-        tensors[str(name)] = array.reshape(shape)
+        tensors[name] = array.reshape(shape)
         rest = rest[count * dtype.itemsize :]
     if rest:
         raise ValueError("there is more than the arrays that are listed")
@@ -112,6 +120,22 @@ def path_of(path: str | os.PathLike) -> Path:
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"path must be text or a path, got {type(path).__name__}")
     return Path(path)
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def reason(error: Exception) -> str:
+    """In words, what an error met while a description was read says.
+
+    Examples
+    --------
+    >>> from ntklc_helpers.compression.storage import reason
+    >>> reason(KeyError("shape"))
+    "there is no 'shape'"
+    """
+    return f"there is no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def replace_file(path: str | os.PathLike, content: bytes) -> None:

@@ -212,6 +212,8 @@ def unpack_ternary(packed: PackedTernary) -> TernaryMatrix:
     [[0, 1, -1], [0, 0, 1]]
     """
     total = packed.shape[0] * packed.shape[1]
+    if not isinstance(packed.codes_zeros, bool):
+        raise ValueError(f"codes_zeros must be true or false, got {packed.codes_zeros!r}")
     k = whole("rice_bits", packed.rice_bits, 0, _MOST_RICE_BITS)
     count = whole("count", packed.count, 0, total)
     ends = np.flatnonzero(np.unpackbits(packed.unary))
