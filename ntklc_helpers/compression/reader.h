@@ -363,7 +363,9 @@ static inline int ntklc_only(const char *p, const char *names) {
     while (*p == '"') {
         const char *at = names, *end = ntklc_string(p) - 1;
         size_t n = (size_t)(end - p) - 1;
-        while ((at = strchr(at, ' ')) != NULL && (strncmp(++at, p + 1, n) || at[n] != ' ')) continue;
+        while ((at = strchr(at, ' ')) != NULL) {
+            if (!strncmp(++at, p + 1, n) && at[n] == ' ') break;
+        }
         if (!at || !n) return 0;
         p = ntklc_after(ntklc_blank(ntklc_blank(end + 1) + 1));
         if (!p) break;
