@@ -356,6 +356,23 @@ static inline const char *ntklc_member(const char *p, const char *name) {
     return found;
 }
 
+/* Whether all that an object has is by names in a list, blanks on both sides of each. */
+static inline int ntklc_only(const char *p, const char *names) {
+    if (!p || *p != '{') return 0;
+    p = ntklc_blank(p + 1);
+    while (*p == '"') {
+        const char *at = names, *end = ntklc_string(p) - 1;
+        size_t n = (size_t)(end - p) - 1;
+        while ((at = strchr(at, ' ')) != NULL) {
+            if (!strncmp(++at, p + 1, n) && at[n] == ' ') break;
+        }
+        if (!at || !n) return 0;
+        p = ntklc_after(ntklc_blank(ntklc_blank(end + 1) + 1));
+        if (!p) break;
+    }
+    return 1;
+}
+
 static inline int ntklc_number(const char *p, double *found) {
     if (!p || (*p != '-' && (*p < '0' || *p > '9'))) return 0;
     *found = strtod(p, NULL);
@@ -656,6 +673,8 @@ static inline const char *ntklc_signs_of(
     ntklc_array low, signs, unary;
     ntklc_packed all;
     int64_t k, count;
+    if (drawn ? !ntklc_only(drawn, " sparsity seed stream ")
+              : !ntklc_only(packed, " codes_zeros rice_bits count ")) return "its weights";
     if (drawn) {
         double sparsity;
         int64_t seed, stream;
@@ -687,7 +706,7 @@ static inline const char *ntklc_layer_of(
     float *values;
     int8_t *codes;
     int64_t rows, columns;
-    uint64_t t, m, i;
+    uint64_t t = 0, m = 0, i;
     ntklc_array a;
     int has;
     if (!ntklc_whole(p, 1, 1 << 20, &rows) || !ntklc_whole(q, 1, 1 << 20, &columns) ||
@@ -729,7 +748,7 @@ static inline const char *ntklc_layers_of(const ntklc_file *f, ntklc_arena *room
     ntklc_network *net) {
     const char *p = ntklc_first(ntklc_member(f->about, "layers")), *wrong;
     ntklc_array weights, scale, bias, classes;
-    uint64_t n, i, j;
+    uint64_t n, i = 0, j = 0;
     double *W, *b;
     for (net->count = 0; p; p = ntklc_after(p), net->count++) {
         if (net->count == NTKLC_MOST_STEPS) return "it has too many layers";
@@ -809,6 +828,7 @@ static inline const char *ntklc_window_of(const char *about, ntklc_step *s) {
     uint32_t *const parts[3] = {s->stride, s->padding, s->dilation};
     int64_t groups;
     int i;
+    if (!ntklc_only(about, " stride padding dilation groups ")) return "a window";
     for (i = 0; i < 3; i++) {
         const char *p = ntklc_member(about, names[i]);
         parts[i][0] = parts[i][1] = i != 1;
@@ -974,6 +994,9 @@ static inline const char *ntklc_plain_of(const char *about, ntklc_step *s, const
             ntklc_blank(options + 1)[0] != '}' ? "an option that is not known here" : NULL;
     }
     if (!shape[1]) return "an image's operation where there is none";
+    if (options && !ntklc_only(options, " dim output_size kernel_size stride padding ")) {
+        return "an option that is not known here";
+    }
     if (ntklc_is(name, "mean")) {
         if (!ntklc_pair(ntklc_member(options, "dim"), 2, 3, sides) || sides[0] == sides[1])
             return "a mean";
@@ -991,10 +1014,6 @@ static inline const char *ntklc_plain_of(const char *about, ntklc_step *s, const
     }
     if (!ntklc_is(name, "max_pool2d") && !ntklc_is(name, "avg_pool2d"))
         return "an operation that is not known";
-    if (ntklc_member(options, "dilation") || ntklc_member(options, "ceil_mode") ||
-        ntklc_member(options, "count_include_pad") || ntklc_member(options, "divisor_override")) {
-        return "an option that is not known here";
-    }
     if (!ntklc_pair(ntklc_member(options, "kernel_size"), 1, 4096, s->kernel)) return "a window";
     memcpy(s->stride, s->kernel, sizeof s->stride);
     if (ntklc_member(options, "stride") && !ntklc_pair(ntklc_member(options, "stride"), 1, 4096,
@@ -1112,6 +1131,30 @@ static inline const char *ntklc_operations_of(const ntklc_file *f, ntklc_arena *
     return dims == net->classes ? NULL : "its classes";
 }
 
+/* Whether a header goes on as every one does: one array of so many bytes, and blanks to its end. */
+static inline int ntklc_headed(const uint8_t *p, const uint8_t *end, uint64_t size) {
+    static const char form[] = "},\"\":{\"dtype\":\"U8\",\"shape\":[#],\"data_offsets\":[0,#]}}";
+    const char *q;
+    for (q = form; *q; q++) {
+        char digits[20];
+        uint64_t left = size;
+        int n = 0;
+        if (*q != '#') {
+            if (p == end || *p++ != (uint8_t)*q) return 0;
+            continue;
+        }
+        do digits[n++] = (char)('0' + left % 10);
+        while (left /= 10);
+        while (n) {
+            if (p == end || *p++ != (uint8_t)digits[--n]) return 0;
+        }
+    }
+    for (; p < end; p++) {
+        if (*p != ' ') return 0;
+    }
+    return 1;
+}
+
 /* NULL, or why the file does not hold a network that classifies. */
 static inline const char *ntklc_read(
     const uint8_t *file, size_t size, ntklc_arena *room, ntklc_network *net) {
@@ -1121,14 +1164,12 @@ static inline const char *ntklc_read(
     uint8_t digest[32];
     ntklc_inflater stream;
     ntklc_file f;
-    char *text;
-    const char *p, *q;
+    const char *p;
     uint32_t head, told, i;
-    int64_t length;
     size_t end;
     ntklc_array any;
     memset(net, 0, sizeof *net);
-    if (size < at + 18 || memcmp(file + 8, mark, at - 8))
+    if (size < at + 19 || memcmp(file + 8, mark, at - 8))
         return "not a network, or its header is damaged";
     ntklc_sha256(file, size, at, digest);
     for (i = 0; i < 16; i++) {
@@ -1140,18 +1181,10 @@ static inline const char *ntklc_read(
     }
     head = ntklc_u32(file);
     if (ntklc_u32(file + 4) || head > size - 8) return "damaged: its header";
-    text = (char *)ntklc_room(room, (uint64_t)head + 1, 1);
-    if (!text) return "it needs more room";
-    memcpy(text, file + 8, head);
-    text[head] = 0;
-    p = ntklc_value(text, 64);
-    if (!p || *ntklc_blank(p) || strlen(text) != head) return "damaged: its header";
-    q = ntklc_member(ntklc_member(text, "__metadata__"), "ntklc");
-    if (!q || *q != '"' || strncmp(q + 17, " 2\"", 3)) return "of another version";
-    q = ntklc_first(ntklc_member(ntklc_member(text, ""), "data_offsets"));
-    if (!q || !ntklc_whole(q, 0, 0, &length) || !(q = ntklc_after(q)) ||
-        !ntklc_whole(q, (int64_t)(size - 8 - head), (int64_t)(size - 8 - head), &length))
-            return "damaged: its header";
+    if (memcmp(file + at + 16, " 2\"", 3)) return "of another version";
+    if (!ntklc_headed(file + at + 19, file + 8 + head, size - 8 - head)) {
+        return "damaged: its header";
+    }
     file += 8 + head, size -= 8 + head;
     told = size < 4 ? 0 : ntklc_u32(file);
     if (size < 4 || told > size - 4) return "damaged: its description";
