@@ -185,6 +185,28 @@ def test_the_record_of_digits_keeps_what_is_promised():
     assert np.all((rounded.bytes > large.bytes) | (rounded.accuracy < large.accuracy))
 
 
+def test_the_record_of_connected_networks_keeps_what_is_promised():
+    mean, record = recorded("trained_mnist_connected")
+    small, large = (mean.loc[f"fully connected, {size} kB"] for size in (9, 12))
+    assert small.bytes <= 9000 and small.accuracy >= 98.5
+    reported = next(other for other in LITERATURE if other.name == "BitNetMCU")
+    assert large.bytes <= 12_000 < reported.bytes and large.accuracy >= 99.0
+    assert record.table.groupby("scheme").seed.nunique().min() == 3
+
+
+def test_the_record_of_pruned_networks_is_of_what_one_would_use_instead():
+    mean, record = recorded("trained_mnist_pruned")
+    codes = recorded("trained_mnist_conv")[0]
+    smaller = mean.loc["pruned small convolutions, rounded to 4 bits"]
+    rounded = codes.loc["convolutions, rounded to 4 bits"]
+    # Pruned, they take less than the same network rounded, and are nearly as accurate.
+    assert smaller.bytes < 0.75 * rounded.bytes and smaller.accuracy > rounded.accuracy - 0.2
+    reported = next(other for other in LITERATURE if other.name.endswith("LeNet-300-100"))
+    own = mean.loc["pruned 784-300-100-10, rounded to 4 bits"]
+    assert own.bytes < reported.bytes and own.accuracy > reported.accuracy
+    assert record.table.groupby("scheme").seed.nunique().min() == 3
+
+
 def test_the_record_of_photographs_keeps_what_is_promised():
     mean, record = recorded("trained_cifar10_70kb")
     row = mean.loc["residual, 70 kB"]
