@@ -23,6 +23,10 @@ from small_networks import (
 from torch.nn.utils import prune
 
 import ntklc_helpers as nh
+from ntklc_helpers.compression import ConvertedNetwork, Readout
+from ntklc_helpers.compression.layers import Drawn
+from ntklc_helpers.compression.operations import Affine
+from ntklc_helpers.compression.storage import to_bytes
 
 CC = shutil.which("gcc") or shutil.which("cc")
 pytestmark = pytest.mark.skipif(CC is None, reason="there is no C compiler here")
@@ -187,3 +191,53 @@ def test_damaged_files_are_refused(kind, read):
             otherwise += good
     # A name that was damaged and that one of them does not ask for, or text that is not ASCII.
     assert otherwise <= 10
+
+
+def test_what_was_made_to_be_read_beyond_its_end_is_refused(read):
+    """A gap that takes more signs than there are, and a header that ends before it begins."""
+    row = np.zeros((1, 4096), np.int8)
+    row[0, -1] = 1
+    layer = Affine(row, *np.ones((2, 1), np.float32), "ternary")
+    arrays, about = layer.to_arrays()
+    # All 4,096 are said to be zeros; the first gap leads to the last of them.
+    arrays["codes"] = np.concatenate([np.zeros(512, np.uint8), np.zeros(255, np.uint8), [1]])
+    about |= {"packed": [True, 1, 4096], "shape": [1, 4096]}
+    listed = {f"0.{name}": array.astype(array.dtype) for name, array in arrays.items()}
+    listed["0.codes"] = listed["0.codes"].astype(np.uint8)
+    gap = to_bytes(listed, {"operations": [about], "shape": [4096], "classes": 2})
+    headless = with_digest(b"\0" * 8 + gap[8:34] + b"0" * 16 + b' 2"')
+    for line in read([(gap, NONE), (headless, NONE)]):
+        assert line and not line.strip().isdigit()
+    with pytest.raises(nh.compression.NetworkFileError):
+        ConvertedNetwork.from_bytes(gap)
+
+
+def test_sums_of_floats_are_taken_in_the_order_of_the_format(read):
+    """Columns come in pairs of opposite sign, so that sums are zero but for what is rounded."""
+    rng = np.random.default_rng(0)
+    half = rng.integers(-1, 2, (30, 20))
+    T = nh.compression.TernaryMatrix.from_dense(np.hstack([half, -half]))
+    layer = nh.compression.TernaryLayer(T, 1.0, nh.Quantized([0.0], [-1.0, 1.0]))
+    weights = rng.standard_normal((30, 3))
+    net = nh.CompressedNetwork([layer], Readout.from_weights(weights, np.zeros(3), [0, 1, 2]))
+    net.scaling = nh.compression.Scaling(np.zeros(40), np.full(40, 3.0))
+    X = np.tile(rng.standard_normal((200, 20)), 2).astype(np.float32)
+    (line,) = read([(net.to_bytes(), X)])
+    assert (places(line) == net.predict(X)).all()
+
+
+@pytest.mark.parametrize("seed", [2**63 - 1, 2**63, 2**63 + 1000, 2**64])
+def test_a_seed_is_read_as_it_is_or_refused(seed, read):
+    T = Drawn(0.5, seed, 1).matrix((20, 64))
+    layer = nh.compression.TernaryLayer(
+        T, 1.0, nh.Quantized([0.0], [0.0, 1.0]), drawn=Drawn(0.5, seed, 1)
+    )
+    weights = np.random.default_rng(0).standard_normal((20, 3))
+    net = nh.CompressedNetwork([layer], Readout.from_weights(weights, np.zeros(3), [0, 1, 2]))
+    X = inputs(BYTES[:50]).astype(np.float32)
+    small = seed < 2**63
+    (line,) = read([(net.to_bytes("seed"), X if small else NONE)])
+    if small:
+        assert (places(line) == net.predict(X)).all()
+    else:
+        assert "seed" in line

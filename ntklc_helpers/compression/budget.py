@@ -61,13 +61,13 @@ def compress_within(
 
     Or in as few bytes as may be, where ``max_change`` says how near. Bits of every layer and levels
     of every activation are chosen, and its ``report`` tells them; all else as for
-    :func:`~ntklc_helpers.compression.compress` with these.
+    :func:`~ntklc_helpers.compression.convert.compress` with these.
 
     Parameters
     ----------
     net : torch.nn.Module or scikit-learn's MLPClassifier or MLPRegressor
     X : (n, …) array
-        As for :func:`~ntklc_helpers.compression.compress`: a tenth is held out to measure on.
+        As for :func:`~ntklc_helpers.compression.convert.compress`: a tenth is held out to measure on.
     budget : int
         Bytes of the file, header included.
     max_change : float

@@ -8,10 +8,12 @@
    Nothing is allocated: what is read stays in the caller's arena, and `file` must stay where it is.
    A file that is cut off, changed or something else is refused with a reason, and nothing outside
    of it is read. `x` are the network's inputs in float; a place is that of the class among those of
-   the file, from 0, and -1 says that the arena is too small. */
+   the file, from 0, and -1 says that the arena is too small. Labels are not looked at, inputs must be
+   finite, and how long a network takes is the file's to say: run none of strangers without a limit. */
 #ifndef NTKLC_READER_H
 #define NTKLC_READER_H
 
+#include <locale.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -22,7 +24,8 @@ typedef struct {
     size_t size, used;
 } ntklc_arena;
 
-enum { NTKLC_MOST_STEPS = 256, NTKLC_MOST_TEXT = 1 << 24, NTKLC_MOST_NUMBERS = 1 << 28 };
+enum { NTKLC_MOST_STEPS = 256, NTKLC_MOST_TEXT = 1 << 18, NTKLC_MOST_NUMBERS = 1 << 28 };
+enum { NTKLC_MOST_DIGITS = 400 };
 enum { NTKLC_LAYER = 1, NTKLC_STAIRS, NTKLC_ADDED, NTKLC_FLAT, NTKLC_LARGEST, NTKLC_MEAN };
 
 /* One step: what it takes (0 is the input), what it makes, and its numbers. */
@@ -374,19 +377,32 @@ static inline int ntklc_only(const char *p, const char *names) {
 }
 
 static inline int ntklc_number(const char *p, double *found) {
-    if (!p || (*p != '-' && (*p < '0' || *p > '9'))) return 0;
-    *found = strtod(p, NULL);
-    return *found - *found == 0;
+    const char *end = NULL;
+    char text[NTKLC_MOST_DIGITS + 1], *point, *stop;
+    size_t n;
+    if (!p || (*p != '-' && (*p < '0' || *p > '9')) || !(end = ntklc_number_end(p))) return 0;
+    n = (size_t)(end - p);
+    if (n > NTKLC_MOST_DIGITS) return 0;
+    memcpy(text, p, n);
+    text[n] = 0;
+    /* strtod reads the point that the program's locale has. */
+    point = strchr(text, '.');
+    if (point) *point = *localeconv()->decimal_point;
+    *found = strtod(text, &stop);
+    return stop == text + n && *found - *found == 0;
 }
 
 /* A whole number between two; whether there is one. */
 static inline int ntklc_whole(const char *p, int64_t least, int64_t most, int64_t *found) {
+    int64_t n = 0;
     const char *q = p;
-    double value;
-    if (!ntklc_number(p, &value) || value < (double)least || value > (double)most) return 0;
-    for (q += *q == '-'; *q >= '0' && *q <= '9'; q++) continue;
+    if (!p || (*p != '-' && (*p < '0' || *p > '9'))) return 0;
+    for (q += *q == '-'; *q >= '0' && *q <= '9'; q++) {
+        if (n > (INT64_MAX - (*q - '0')) / 10) return 0;
+        n = 10 * n + (*q - '0');
+    }
     if (*q == '.' || *q == 'e' || *q == 'E') return 0;
-    *found = strtoll(p, NULL, 10);
+    *found = *p == '-' ? -n : n;
     return *found >= least && *found <= most;
 }
 
@@ -529,7 +545,7 @@ static inline int ntklc_unpack(const ntklc_packed *p, int8_t *codes, uint64_t to
             while (bit < 8 * p->unary_size && !ntklc_bit(p->unary, bit)) bit++, gap++;
             if (bit++ >= 8 * p->unary_size || gap > total >> p->k) return 0;
             for (i = 0; i < p->k; i++) gap = gap << 1 | (uint64_t)ntklc_bit(p->low, at++);
-            if (gap > total || next + gap >= total) return 0;
+            if (gap > total || next + gap + (p->count - events) > total) return 0;
         } else gap = total - next;
         for (i = 0; i < gap; i++) {
             codes[next++] = p->zeros ? (int8_t)(ntklc_bit(p->signs, sign++) ? -1 : 1) : 0;
@@ -1180,7 +1196,7 @@ static inline const char *ntklc_read(
             return "damaged: it has another digest";
     }
     head = ntklc_u32(file);
-    if (ntklc_u32(file + 4) || head > size - 8) return "damaged: its header";
+    if (ntklc_u32(file + 4) || head < at + 11 || head > size - 8) return "damaged: its header";
     if (memcmp(file + at + 16, " 2\"", 3)) return "of another version";
     if (!ntklc_headed(file + at + 19, file + 8 + head, size - 8 - head)) {
         return "damaged: its header";
@@ -1286,6 +1302,25 @@ static inline int ntklc_highest(const double *scores, uint32_t n) {
     return (int)best;
 }
 
+/* In the order that the format fixes: columns with +1 in fours, then those with -1. */
+static inline double ntklc_signed_sum(const int8_t *signs, const double *x, uint64_t n) {
+    double sum = 0, four[4];
+    int sign;
+    for (sign = 1; sign >= -1; sign -= 2) {
+        uint32_t held = 0, i;
+        uint64_t j;
+        for (j = 0; j < n; j++) {
+            if (signs[j] != sign) continue;
+            four[held++] = x[j];
+            if (held < 4) continue;
+            sum += sign * (four[0] + four[1] + four[2] + four[3]);
+            held = 0;
+        }
+        for (i = 0; i < held; i++) sum += sign * four[i];
+    }
+    return sum;
+}
+
 static inline int ntklc_predict_signs(const ntklc_network *net, const float *given,
     ntklc_arena *room) {
     double *x = (double *)ntklc_room(room, net->inputs, sizeof *x), *y, *scores;
@@ -1299,8 +1334,8 @@ static inline int ntklc_predict_signs(const ntklc_network *net, const float *giv
         y = (double *)ntklc_room(room, s->rows, sizeof *y);
         if (!y) return -1;
         for (i = 0; i < s->rows; i++) {
-            double sum = 0, shift = s->offset ? s->offset[i] : 0;
-            for (j = 0; j < n; j++) sum += s->codes[i * n + j] * x[j];
+            double sum = ntklc_signed_sum(s->codes + i * n, x, n);
+            double shift = s->offset ? s->offset[i] : 0;
             for (j = 0; j + 1 < s->levels && sum > (s->bounds[j] - shift) / s->gain + s->tie;
                 j++) continue;
             y[i] = k + 1 < net->count ? s->steps[j] : (float)s->steps[j];

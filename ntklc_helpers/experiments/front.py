@@ -83,8 +83,8 @@ def random_files(
     Examples
     --------
     >>> X, y = np.eye(4) - 0.25, np.arange(4) % 2
-    >>> [row["accuracy"] for row in random_files(Task(X, y, X, y), [1], [50], [0])]
-    [100.0, 100.0]
+    >>> [row["scheme"] for row in random_files(Task(X, y, X, y), [1], [50], [0])]
+    ['dense, by seed, 1 layer, width 50', 'ternary, by seed, 1 layer, width 50']
     """
     p = task.X.shape[1]
     for depth, width, seed in tqdm([*product(depths, widths, seeds)], "seeds", leave=False):
