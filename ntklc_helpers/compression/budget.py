@@ -67,7 +67,7 @@ def compress_within(
     ----------
     net : torch.nn.Module or scikit-learn's MLPClassifier or MLPRegressor
     X : (n, …) array
-        As for :func:`~ntklc_helpers.compression.convert.compress`: a tenth is held out to measure on.
+        As for :func:`~ntklc_helpers.compression.convert.compress`; a tenth is held out.
     budget : int
         Bytes of the file, header included.
     max_change : float

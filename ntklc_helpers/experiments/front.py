@@ -82,7 +82,7 @@ def random_files(
 
     Examples
     --------
-    >>> X, y = np.eye(4) - 0.25, np.arange(4) % 2
+    >>> X, y = nh.normalize(np.eye(4)), np.arange(4) % 2
     >>> [row["scheme"] for row in random_files(Task(X, y, X, y), [1], [50], [0])]
     ['dense, by seed, 1 layer, width 50', 'ternary, by seed, 1 layer, width 50']
     """
