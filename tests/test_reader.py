@@ -1,5 +1,7 @@
 """Saved files read in C: the same classes as Python's, damaged ones refused, nothing read beyond them."""
 
+import base64
+import json
 import shutil
 import struct
 import subprocess
@@ -241,3 +243,12 @@ def test_a_seed_is_read_as_it_is_or_refused(seed, read):
         assert (places(line) == net.predict(X)).all()
     else:
         assert "seed" in line
+
+
+def test_what_the_format_refuses_is_refused(read):
+    vectors = json.loads((NETWORKS.parent / "format_vectors.json").read_text())
+    files = [(base64.b64decode(entry["file"]), NONE) for entry in vectors["refused"]]
+    lines = read(files)
+    taken = [e["reason"] for e, line in zip(vectors["refused"], lines, strict=True) if not line]
+    assert len(lines) == len(files) > 40 and not taken
+    assert not any(line.strip().lstrip("-").isdigit() for line in lines)

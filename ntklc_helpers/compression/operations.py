@@ -151,7 +151,8 @@ class Affine:
         if rows.dtype == np.float16:
             units = [whole("units", e, -_LARGEST_UNIT, _LARGEST_UNIT) for e in about["units"]]
             one_each = np.array(units, np.int32).reshape(2, 1)
-            rows = np.ldexp(rows.astype(np.float32), one_each)
+            with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused
+                rows = np.ldexp(rows.astype(np.float32), one_each)
         if rows.dtype != np.float32 or stream.dtype != np.uint8 or stream.ndim != 1:
             raise ValueError("codes must be packed in bytes, scale and bias be float32")
         window = _window(about["window"]) if "window" in about else None

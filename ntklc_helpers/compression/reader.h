@@ -8,7 +8,7 @@
    Nothing is allocated: what is read stays in the caller's arena, and `file` must stay where it is.
    A file that is cut off, changed or something else is refused with a reason, and nothing outside
    of it is read. `x` are the network's inputs in float; a place is that of the class among those of
-   the file, from 0, and -1 says that the arena is too small. Labels are not looked at, inputs must be
+   the file, from 0, and -1 says that the arena is too small. Inputs must be
    finite, and how long a network takes is the file's to say: run none of strangers without a limit. */
 #ifndef NTKLC_READER_H
 #define NTKLC_READER_H
@@ -25,7 +25,7 @@ typedef struct {
 } ntklc_arena;
 
 enum { NTKLC_MOST_STEPS = 256, NTKLC_MOST_TEXT = 1 << 18, NTKLC_MOST_NUMBERS = 1 << 28 };
-enum { NTKLC_MOST_DIGITS = 400 };
+enum { NTKLC_MOST_DIGITS = 400, NTKLC_MOST_LABELS = 4096 };
 enum { NTKLC_LAYER = 1, NTKLC_STAIRS, NTKLC_ADDED, NTKLC_FLAT, NTKLC_LARGEST, NTKLC_MEAN };
 
 /* One step: what it takes (0 is the input), what it makes, and its numbers. */
@@ -1114,6 +1114,23 @@ static inline const char *ntklc_step_of(
         given, s->inputs[1]));
 }
 
+/* Whether there are so many labels, all texts or all whole numbers, and no two alike. */
+static inline int ntklc_labels(const char *p, uint32_t count) {
+    const char *first = p, *q;
+    uint32_t found = 0;
+    int64_t number;
+    if (!p || count > NTKLC_MOST_LABELS) return 0;
+    for (; p; p = ntklc_after(p), found++) {
+        size_t size = (size_t)(ntklc_value(p, 1) - p);
+        if (found == count || (*p == '"') != (*first == '"')) return 0;
+        if (*p != '"' && !ntklc_whole(p, -INT64_MAX, INT64_MAX, &number)) return 0;
+        for (q = first; q != p; q = ntklc_after(q)) {
+            if ((size_t)(ntklc_value(q, 1) - q) == size && !memcmp(p, q, size)) return 0;
+        }
+    }
+    return found == count;
+}
+
 static inline const char *ntklc_operations_of(const ntklc_file *f, ntklc_arena *room,
     ntklc_network *net) {
     const char *p = ntklc_first(ntklc_member(f->about, "shape")), *wrong;
@@ -1143,8 +1160,7 @@ static inline const char *ntklc_operations_of(const ntklc_file *f, ntklc_arena *
     p = ntklc_member(f->about, "classes");
     if (!p || *p == 'n') return "its outputs are values";
     if (*p != '[') return ntklc_whole(p, net->classes, net->classes, &side) ? NULL : "its classes";
-    for (dims = 0, p = ntklc_first(p); p; p = ntklc_after(p)) dims++;
-    return dims == net->classes ? NULL : "its classes";
+    return ntklc_labels(ntklc_first(p), net->classes) ? NULL : "its classes";
 }
 
 /* Whether a header goes on as every one does: one array of so many bytes, and blanks to its end. */
