@@ -136,7 +136,7 @@ NETWORKS: Mapping[str, Small] = {
     ),
     "residual, 150 kB": Small(
         plan=(24, 48, "M", "R", 96, "M", 184, "M", "R", "G"),
-        sparsity=0.65, epochs=32, augment=True, label_smoothing=0.1,
+        sparsity=0.65, epochs=52, augment=True, label_smoothing=0.1,
     ),
     "tiny": Small(plan=(8, "M", 16, "G"), epochs=3, batch_size=64, augment=False),
     "tiny, float32": Small(
