@@ -19,6 +19,7 @@ from . import (
     objectives,
     patches,
     pruning_sweep,
+    published_programs,
     readouts,
     trained_networks,
     training_curves,
@@ -31,6 +32,7 @@ RECORDS: command.Records = {
     "convolutions": convolutions.PRESETS,
     "kernel_machine": kernel_machine.PRESETS,
     "objectives": objectives.PRESETS,
+    "published_programs": published_programs.PRESETS,
     **conv_machine.PRESETS,
     **patches.PRESETS,
     **pruning_sweep.PRESETS,
@@ -51,6 +53,7 @@ CHAPTERS = {
     "15_cifar10": ["cifar10_vgg19", "trained_cifar10_70kb", "trained_cifar10_150kb"],
     "16_convolutions": ["convolutions", *patches.PRESETS, *conv_machine.PRESETS],
     "18_random_pruning": ["pruning_resnet20", "pruning_resnet50"],
+    "21_slips": ["published_programs"],
 }
 
 main = partial(command.main, RECORDS, CHAPTERS, __doc__.partition("\n\n")[0])

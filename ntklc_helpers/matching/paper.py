@@ -176,15 +176,16 @@ def _sigma_q_starts(activation: AnyActivation, g: GaussianMoments, tau: float) -
     return stairs
 
 
-def script_sigma_q(g: GaussianMoments, tau: float) -> Quantized | None:
+def script_sigma_q(g: GaussianMoments, tau: float, rewritten: bool = False) -> Quantized | None:
     """The last layer as the published script, ``solve_equation.py``, leaves it at its very best.
 
     It sets b₁ = b₂ = √((q/d2)² + 4v) and r₂ − r₁ = r₄ − r₃, with q = (σ²)'', and takes the three
     thresholds left with the least sum of squared residuals of d1², d2², q and v, however large.
-    Where it restarts at random, a grid is searched here, and the best of it improved on. ``g`` and
-    ``tau`` as for :func:`sigma_t_solutions`. None where d2 = 0.
+    Where it restarts at random, a grid is searched here, and the best of it improved on. Its
+    rewrite, ``new_MNIST/matching.py``, has τ² of the original's input for v in b₁, and √v for v
+    among the residuals. ``g`` and ``tau`` as for :func:`sigma_t_solutions`. None where d2 = 0.
 
-    For ReLU × 3 at τ₀ = 1 that is a sum of 0.947 at an even step, r₂ = r₃, whose d1 is 0.
+    For ReLU × 3 at τ₀ = 1 both are even steps, whose d1 is 0; r₂ = −r₁, and r₃ is out of reach.
 
     >>> from ntklc_helpers.matching.paper import script_sigma_q
     >>> len(script_sigma_q(nh.gaussian_moments(nh.activation("relu"), 1.0), 1.0).thresholds)
@@ -192,8 +193,9 @@ def script_sigma_q(g: GaussianMoments, tau: float) -> Quantized | None:
     """
     if abs(g.d2) * tau**2 < Tolerance.NO_MOMENT * np.sqrt(g.variance):
         return None
-    levels = np.array([0.0, np.hypot(g.square_d2 / g.d2, 2 * np.sqrt(g.variance))])
-    target = np.array([g.d1**2, g.d2**2, g.square_d2, g.variance])
+    spread = np.sqrt(g.variance)
+    levels = np.array([0.0, np.hypot(g.square_d2 / g.d2, 2 * (g.tau if rewritten else spread))])
+    target = np.array([g.d1**2, g.d2**2, g.square_d2, spread if rewritten else g.variance])
 
     def stair(z: FloatArray) -> Staircase:
         return Staircase(_SCRIPT_THRESHOLDS @ z, _SCRIPT_PIECES, levels, uniform=True)
@@ -201,6 +203,8 @@ def script_sigma_q(g: GaussianMoments, tau: float) -> Quantized | None:
     def cost(z: FloatArray) -> tuple[float, FloatArray]:
         (_, c1, c2, cs, v), (_, j1, j2, js, jv) = stair(z).moments()
         d1, d2 = c1 / tau, np.sqrt(2) * c2 / tau**2
+        if rewritten:
+            v, jv = np.sqrt(v), jv / (2 * np.sqrt(v))
         left = np.array([d1**2, d2**2, cs / tau**2, v]) - target
         slope = [2 * d1 / tau * j1, 2 * d2 * np.sqrt(2) / tau**2 * j2, js / tau**2, jv]
         return float(left @ left), 2 * left @ np.array(slope) @ _SCRIPT_THRESHOLDS
