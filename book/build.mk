@@ -41,6 +41,7 @@ book/notebooks/16_convolutions.ipynb: $(wildcard $(addprefix book/results/,convo
 book/notebooks/17_bytes_and_inference.ipynb: $(wildcard book/results/inference.* book/results/chip.*)
 book/notebooks/18_random_pruning.ipynb: $(wildcard book/results/pruning_*)
 book/notebooks/20_your_own_network.ipynb: $(wildcard book/results/conversions.*)
+book/notebooks/21_slips.ipynb: $(wildcard book/results/published_programs.*)
 
 # A chapter that shows others' numbers runs again when one of these changed, not when a sentence did:
 # each run puts down what it recorded, and leaves the file alone where that is the same.

@@ -12,8 +12,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import ttest_ind
 
-from ntklc_helpers.experiments.ledger import Claim, Verdict, mean_spread, read, record, span
+from ntklc_helpers.experiments.ledger import (
+    Claim,
+    Loss,
+    Verdict,
+    mean_spread,
+    read,
+    record,
+    span,
+)
 
 
 def executed(folder, stem, *cells, tags=("ledger",)):
@@ -94,9 +103,9 @@ def test_the_verdict_follows_the_number(x, verdict):
 
 def test_a_condition_is_named_where_the_verdict_is_conditional():
     conditional = claim(condition="on Sundays", verdict=lambda v: list(Verdict)[v["x"]])
-    rows = [conditional.judge({"01_first": {"x": place}}) for place in range(3)]
-    assert [row.verdict for row in rows] == [Verdict.HOLDS, Verdict.CONDITION, Verdict.FAILS]
-    assert ["on Sundays" in row.cells[4] for row in rows] == [False, True, False]
+    rows = [conditional.judge({"01_first": {"x": place}}) for place in range(4)]
+    assert [row.verdict for row in rows] == list(Verdict)[:4]
+    assert ["on Sundays" in row.cells[4] for row in rows] == [False, True, False, False]
     assert rows[1].cells[4] == "**holds with a condition**: on Sundays"
 
 
@@ -115,6 +124,36 @@ def test_spreads_in_words():
     assert mean_spread([91.234], ".1f", "%") == "91.2% (one draw)"
     assert span([0.2, -1, 3], ".1f") == "-1.0 to 3.0"
     assert span([0.501, 0.502], ".1f") == "0.5"
+
+
+draws = st.lists(st.floats(0, 100).map(lambda value: round(value, 3)), min_size=2, max_size=6)
+
+
+@pytest.mark.filterwarnings("ignore:Precision loss")
+@given(draws, draws)
+def test_a_loss_is_judged_by_its_interval(reference, other):
+    lost = Loss.of(reference, other)
+    if len(set(reference)) > 1 or len(set(other)) > 1:
+        test = ttest_ind(reference, other, equal_var=False)
+        low, high = test.confidence_interval(0.9)
+        assert lost.points - lost.margin == pytest.approx(low, rel=1e-6, abs=1e-6)
+        assert lost.points + lost.margin == pytest.approx(high, rel=1e-6, abs=1e-6)
+    ends = lost.points - lost.margin, lost.points + lost.margin
+    # All alike but for rounding is neither.
+    if lost.margin > 1e-9:
+        assert lost.below(ends[0] - 1) is False and lost.below(ends[1] + 1) is True
+        assert lost.below(lost.points) is None
+    assert Loss.of(other, reference).points == -lost.points
+
+
+def test_one_draw_tells_nothing():
+    assert Loss.of([90.0], [10.0, 11.0]).below(0.3) is None
+    assert Loss.of([90.0, 90.0], [80.0, 80.0]).below(0.3) is False
+    assert Loss.of([90.0, 90.0], [90.0, 90.0]).below(0.3) is True
+    with pytest.raises(ValueError, match="reference and other must each hold a draw"):
+        Loss.of([1.0], [])
+    with pytest.raises(ValueError, match="allowed must be finite"):
+        Loss.of([1.0, 2.0], [1.0, 2.0]).below(np.nan)
 
 
 # --- the claims of the ledger's chapter, judged by other numbers than those of this build

@@ -16,8 +16,11 @@ from typing import Any
 
 import numpy as np
 from attrs import frozen
+from scipy.stats import t as student_t
 
-__all__ = ["Claim", "Row", "Verdict", "mean_spread", "read", "record", "span"]
+from .._checks import array, number
+
+__all__ = ["Claim", "Loss", "Row", "Verdict", "mean_spread", "read", "record", "span"]
 
 Values = Mapping[str, Any]
 
@@ -33,6 +36,7 @@ class Verdict(StrEnum):
 
     HOLDS = "holds"
     CONDITION = "holds with a condition"
+    INCONCLUSIVE = "inconclusive"
     FAILS = "does not hold as stated"
     OPEN = "not measured in this build"
 
@@ -144,6 +148,48 @@ class Claim:
             return Row(self, self.number(values), self.verdict(values))
         except KeyError as error:
             return Row(self, f"`{self.chapter}` recorded no {error}", Verdict.OPEN)
+
+
+@frozen
+class Loss:
+    """By how much draws lie below those of a reference, and how well that is known.
+
+    ``points`` is the difference of their means, and ``margin`` half the width of its 90% interval
+    by Welch's t: infinite where there is a single draw, for nothing is known of its spread.
+
+    Examples
+    --------
+    >>> lost = Loss.of([92.0, 92.2, 92.1], [91.9, 92.2, 92.1])
+    >>> f"{lost.points:.2f} ± {lost.margin:.2f}", lost.below(0.3), lost.below(0.1), lost.below(-1)
+    ('0.03 ± 0.24', True, None, False)
+    """
+
+    points: float
+    margin: float
+
+    @classmethod
+    def of(cls, reference: Sequence[float], other: Sequence[float]) -> Loss:
+        """Of two lists of draws; ValueError if one has none."""
+        drawn = [array("reference", reference, 1), array("other", other, 1)]
+        if not all(map(len, drawn)):
+            raise ValueError("reference and other must each hold a draw or more, got none")
+        points = float(drawn[0].mean() - drawn[1].mean())
+        if min(map(len, drawn)) < 2:
+            return cls(points, np.inf)
+        parts = [values.var(ddof=1) / len(values) for values in drawn]
+        if sum(parts) == 0:
+            return cls(points, 0.0)
+        freedom = sum(parts) ** 2 / sum(
+            part**2 / (len(values) - 1) for part, values in zip(parts, drawn, strict=True)
+        )
+        return cls(points, float(student_t.ppf(0.95, freedom) * np.sqrt(sum(parts))))
+
+    def below(self, allowed: float) -> bool | None:
+        """Whether less than that is lost, at a level of 5%; None where the draws do not tell."""
+        allowed = number("allowed", allowed)
+        if self.points + self.margin < allowed:
+            return True
+        return False if self.points - self.margin > allowed else None
 
 
 @frozen

@@ -401,17 +401,18 @@ def effects(table: DataFrame) -> DataFrame:
     DataFrame
         A row for each program and slip: ``mended``, what is won where it alone is mended, and
         ``made``, what is lost where it alone is made: means over draws of the differences, draw by
-        draw, with ``…_error``, their standard errors, and ``…_resolved``: whether 0 lies outside
-        the 95% interval of Student's t.
+        draw, with ``…_error``, their standard errors, ``…_margin``, half the width of the 95%
+        interval by Student's t, and ``…_resolved``: whether 0 lies outside of it.
 
     Examples
     --------
+    >>> import pandas as pd
     >>> rows = [("performance_match.py", slips, seed, 60.0 + 9 * (slips == "none") + seed)
     ...         for slips in (OWN, "none") for seed in range(2)]
     >>> table = pd.DataFrame(rows, columns=["program", "slips", "seed", "accuracy"])
     >>> found = effects(table.assign(network=PUBLISHED))
-    >>> found[["slip", "made", "made_resolved"]].iloc[2].tolist()
-    ['test set normalised by itself', 9.0, True]
+    >>> found.slip[2], float(found.made[2]), bool(found.made_resolved[2])
+    ('test set normalised by itself', 9.0, True)
     """
     from pandas import DataFrame
 
@@ -433,8 +434,9 @@ def effects(table: DataFrame) -> DataFrame:
 def _difference(kind: str, differences: FloatArray) -> dict[str, Any]:
     n, mean = len(differences), float(differences.mean())
     error = float(differences.std(ddof=1) / np.sqrt(n))
-    resolved = bool(abs(mean) > error * student_t.ppf(0.975, n - 1))
-    return {kind: mean, f"{kind}_error": error, f"{kind}_resolved": resolved}
+    margin = error * float(student_t.ppf(0.975, n - 1))
+    found = {"": mean, "_error": error, "_margin": margin, "_resolved": abs(mean) > margin}
+    return {kind + name: value for name, value in found.items()}
 
 
 PRESETS = {
