@@ -87,22 +87,21 @@ def random_files(
     ['dense, by seed, 1 layer, width 50', 'ternary, by seed, 1 layer, width 50']
     """
     p = task.X.shape[1]
+    levels = {d: match(["relu"] * d, 1.0, 16, "lloyd-max", grid="uniform") for d in depths}
     for depth, width, seed in tqdm([*product(depths, widths, seeds)], "seeds", leave=False):
-        relus = ["relu"] * depth
-        net = RandomMLP(p, [width] * depth, relus, seed=seed)
-        small = compress(net, task.X, match(relus, 1.0, 16, "lloyd-max", grid="uniform"), seed=seed)
+        net = RandomMLP(p, [width] * depth, ["relu"] * depth, seed=seed)
+        small = compress(net, task.X, levels[depth], seed=seed)
         of = f"by seed, {depth} layer{'s' * (depth > 1)}, width {width}"
-        for scheme, features in (
-            (f"dense, {of}", net.features),
-            (f"ternary, {of}", small.features),
-        ):
-            readout = fit_readout(np.asarray(features(task.X)), task.y, dtype="int8")
-            found = readout.predict(np.asarray(features(task.X_test)))
-            small.readout = readout
-            dense = readout.nbytes + _SEED_BYTES
-            size = dense if scheme.startswith("dense") else len(small.to_bytes("seed"))
+        for kind, one in (("dense", net), ("ternary", small)):
+            readout = fit_readout(np.asarray(one.features(task.X)), task.y, dtype="int8")
+            found = readout.predict(np.asarray(one.features(task.X_test)))
+            if one is small:
+                small.readout = readout
+                size = len(small.to_bytes("seed"))
+            else:
+                size = readout.nbytes + _SEED_BYTES
             accuracy = 100 * float(np.mean(found == task.y_test))
-            yield {"scheme": scheme, "seed": seed, "bytes": size, "accuracy": accuracy}
+            yield {"scheme": f"{kind}, {of}", "seed": seed, "bytes": size, "accuracy": accuracy}
 
 
 def non_dominated(table: DataFrame) -> DataFrame:
