@@ -182,7 +182,11 @@ def others(value):
             for new in zip(*map(others, value.values()), strict=False)
         ]
     if isinstance(value, list):
-        return [["other"]] if not value else list(map(list, zip(*map(others, value), strict=False)))
+        if not value:
+            return [["other"]]
+        found = list(map(list, zip(*map(others, value), strict=False)))
+        # A single draw tells nothing, whatever it is; two alike tell all.
+        return found + [new * 2 for new in found if len(new) == 1]
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, int | float):
