@@ -32,12 +32,10 @@ from ..theory.networks import RandomMLP
 from .records import Record
 from .runs import Settings, Stages, claimed
 
-__all__ = ["CHAINS", "PRESETS", "REFERENCES", "PublishedKernels", "published_sample"]
+__all__ = ["PRESETS", "REFERENCES", "PublishedKernels", "published_sample"]
 
 log = logging.getLogger(__name__)
 
-CHAINS = 4
-"""Disjoint sets of draws, each with a running mean of its own."""
 REFERENCES = {
     "exact": "the exact kernel of infinite width",
     "equivalent": "the theorem's equivalent",
@@ -53,11 +51,10 @@ _MIXED_SHIFT = 8
 _TOLERANCE = 1e-5
 
 
-def _draws(argument: str, value: Any) -> int:
-    draws = whole(argument, value, CHAINS)
-    if draws % CHAINS or (draws // CHAINS).bit_count() != 1:
-        raise ValueError(f"{argument} must be {CHAINS} times a power of two, got {draws}")
-    return draws
+def _power(argument: str, value: Any) -> int:
+    if whole(argument, value).bit_count() != 1:
+        raise ValueError(f"{argument} must be a power of two, got {value}")
+    return int(value)
 
 
 def _even(argument: str, value: Any) -> int:
@@ -110,7 +107,9 @@ class PublishedKernels(Settings):
     widths : sequence of int
         Of both networks.
     draws_ck, draws_ntk : int
-        Networks drawn: 4 times a power of two.
+        Networks drawn, a power of two and at least as many as chains.
+    chains : int
+        Disjoint sets of draws, each with a running mean of its own; a power of two.
 
     Examples
     --------
@@ -122,13 +121,20 @@ class PublishedKernels(Settings):
     p_ck: int = checked(whole, 4650, _MIXED_SHIFT + 1)
     p_ntk: int = checked(whole, 4000, 2)
     widths: Sequence[int] = checked(each, (2000, 2000, 1000), whole)
-    draws_ck: int = checked(_draws, 128)
-    draws_ntk: int = checked(_draws, 16)
+    draws_ck: int = checked(_power, 64)
+    draws_ntk: int = checked(_power, 8)
+    chains: int = checked(_power, 2)
+
+    def __attrs_post_init__(self) -> None:
+        if self.chains > min(self.draws_ck, self.draws_ntk):
+            raise ValueError(
+                f"chains must be at most {min(self.draws_ck, self.draws_ntk)}, the number of draws"
+            )
 
     def run(self, folder: str | os.PathLike | None = None) -> Record:
         """Draw all networks, or what is left where ``folder`` holds a run that was stopped.
 
-        A running sum is kept for each of four chains, and deleted when its kernel is done. Raises
+        The sum of each chain is kept, and deleted when its kernel is done. Raises
         RunError as :func:`~ntklc_helpers.experiments.runs.begin`, or if a file is damaged.
 
         Returns
@@ -150,7 +156,7 @@ class PublishedKernels(Settings):
     def _kept(self, run: Stages, kernel: str) -> dict[str, Any]:
         """What was found of a kernel; its sums are deleted once that is written."""
         found = run.once(kernel, partial(_kernel, self, run, kernel))
-        for path in (run.path(f"{kernel}-{r}") for r in range(CHAINS)):
+        for path in (run.path(f"{kernel}-{r}") for r in range(self.chains)):
             if path is not None:
                 path.unlink(missing_ok=True)
         return found
@@ -257,12 +263,12 @@ def _kernel(plan: PublishedKernels, run: Stages, kernel: str) -> dict[str, Any]:
     log.info("%s: theory in %.0f s, %s", kernel, spent, about)
     draw = partial(_draw, plan, kernel, X, stats.tau0)
     chains = [
-        run.once(f"{kernel}-{r}", partial(_chain, theory, draw, r, draws // CHAINS))
-        for r in range(CHAINS)
+        run.once(f"{kernel}-{r}", partial(_chain, theory, draw, r, draws // plan.chains))
+        for r in range(plan.chains)
     ]
     start = time.perf_counter()
     found = [told for chain in chains for told in chain["told"]]
-    found += _merged(theory, [chain["sum"] for chain in chains], draws // CHAINS)
+    found += _merged(theory, [chain["sum"] for chain in chains], draws // plan.chains)
     found.sort(key=lambda told: told["draws"])
     total = spent + time.perf_counter() - start + sum(chain["seconds"] for chain in chains)
     rows = [
@@ -318,7 +324,7 @@ def _told(theory: _Theory, total: torch.Tensor, draws: int, replicate: int) -> d
 PRESETS = {
     "paper": PublishedKernels(),
     "smoke": PublishedKernels(
-        n=160, p_ck=90, p_ntk=80, widths=(100, 100, 50), draws_ck=16, draws_ntk=8
+        n=160, p_ck=90, p_ntk=80, widths=(100, 100, 50), draws_ck=16, draws_ntk=8, chains=4
     ),
 }
 """By name; ``paper`` has the scripts' sizes."""
