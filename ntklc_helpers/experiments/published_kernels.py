@@ -122,7 +122,7 @@ class PublishedKernels(Settings):
     p_ntk: int = checked(whole, 4000, 2)
     widths: Sequence[int] = checked(each, (2000, 2000, 1000), whole)
     draws_ck: int = checked(_power, 64)
-    draws_ntk: int = checked(_power, 8)
+    draws_ntk: int = checked(_power, 4)
     chains: int = checked(_power, 2)
 
     def __attrs_post_init__(self) -> None:
