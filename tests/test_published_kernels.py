@@ -11,6 +11,8 @@ from ntklc_helpers.experiments.published_kernels import (
     PRESETS,
     REFERENCES,
     PublishedKernels,
+    errors_by_draws,
+    monte_carlo_law,
     published_sample,
 )
 from ntklc_helpers.experiments.records import read_record
@@ -98,6 +100,27 @@ def test_there_are_disjoint_means_of_every_size(whole):
     found = whole[0].table.query("kernel == 'CK' and against == 'exact'").groupby("draws")
     assert found.replicate.nunique().to_dict() == {1: 4, 2: 4, 4: 4, 8: 2, 16: 1}
     assert (found.error.mean().diff().dropna() < 0).all()
+
+
+def test_the_law_of_draws_is_found_again(whole):
+    made, N = whole[0], np.array([1, 2, 4, 8, 16])
+    known = made.table.query("kernel == 'CK'").index
+    table = made.table.copy()
+    # Below N = 4 there are fewer features than samples, and anything may stand there.
+    law = np.hypot(3 / np.sqrt(table.draws[known]), 0.2)
+    table.loc[known, "error"] = np.where(table.draws[known] < 4, 9.0, law)
+    record = attrs.evolve(made, table=table)
+    assert monte_carlo_law(record, "CK") == pytest.approx((3, 0.2))
+    found = errors_by_draws(record, "CK")
+    assert found.index.tolist() == N.tolist() and [*found["mean"]] == [*REFERENCES]
+    assert found["mean", "exact"].iloc[-1] == pytest.approx(np.hypot(3 / 4, 0.2))
+    one = made.table.query("kernel == 'CK' and against == 'exact' and draws == 2").error
+    found = errors_by_draws(made, "CK").loc[2]
+    assert found["sem", "exact"] == pytest.approx(one.std(ddof=1) / 2)
+    assert found["mean", "exact"] == pytest.approx(one.mean())
+    assert np.isnan(errors_by_draws(made, "CK")["sem", "exact"].iloc[-1])
+    with pytest.raises(ValueError, match="kernel must be one of CK, NTK"):
+        errors_by_draws(made, "ck")
 
 
 def test_an_interrupted_run_goes_on(whole, tmp_path, stop_at):

@@ -12,17 +12,19 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from attrs import frozen
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 from scipy.sparse.linalg import eigsh
 
-from .._checks import FloatArray, checked, each, whole
+from .. import plots
+from .._checks import FloatArray, checked, each, one_of, whole
 from ..data.mixture import Statistics
 from ..theory.coefficients import propagate, published_kappa_squared
 from ..theory.equivalents import ck_equivalent, ntk_equivalent
@@ -32,7 +34,19 @@ from ..theory.networks import RandomMLP
 from .records import Record
 from .runs import Settings, Stages, claimed
 
-__all__ = ["PRESETS", "REFERENCES", "PublishedKernels", "published_sample"]
+__all__ = [
+    "PRESETS",
+    "REFERENCES",
+    "PublishedKernels",
+    "draw_errors",
+    "errors_by_draws",
+    "monte_carlo_law",
+    "published_sample",
+]
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
 
 log = logging.getLogger(__name__)
 
@@ -160,6 +174,74 @@ class PublishedKernels(Settings):
             if path is not None:
                 path.unlink(missing_ok=True)
         return found
+
+
+def errors_by_draws(record: Record, kernel: str) -> DataFrame:
+    """Errors of mean kernels, a row for each number of draws.
+
+    Columns are ``("mean", reference)`` over disjoint sets of draws, and ``("sem", reference)``, one
+    standard error; NaN for one set. ValueError unless the record is of ``"CK"`` or ``"NTK"``.
+
+    Examples
+    --------
+    >>> made = PublishedKernels(
+    ...     n=20, p_ck=30, p_ntk=30, widths=[9], draws_ck=2, draws_ntk=2
+    ... ).run()
+    >>> errors_by_draws(made, "NTK").index.tolist()
+    [1, 2]
+    """
+    one_of("kernel", kernel, _ACTIVATIONS)
+    rows = record.table[record.table.kernel == kernel]
+    found = rows.groupby(["draws", "against"]).error.agg(["mean", "sem"]).unstack()
+    return found.reindex(columns=[*REFERENCES], level="against")
+
+
+def monte_carlo_law(record: Record, kernel: str) -> tuple[float, float]:
+    """a and b of √(a²/N + b²), fitted to the mean kernel's errors against the exact one.
+
+    b is what a finite width leaves however many networks are drawn. Where each has fewer features
+    than there are samples, only numbers N of draws count that make up for it.
+
+    Examples
+    --------
+    >>> made = PublishedKernels(
+    ...     n=20, p_ck=30, p_ntk=30, widths=[9], draws_ck=8, draws_ntk=2
+    ... ).run()
+    >>> a, b = monte_carlo_law(made, "CK")
+    >>> a > b >= 0
+    True
+    """
+    errors = errors_by_draws(record, kernel)["mean", "exact"]
+    if kernel == "CK":
+        errors = errors[errors.index * record.settings["widths"][-1] >= record.settings["n"]]
+    squared = errors.to_numpy() ** 2
+    parts = np.column_stack([1 / errors.index.to_numpy(), np.ones(len(errors))])
+    a, b = np.sqrt(nnls(parts / squared[:, None], np.ones(len(errors)))[0])
+    return float(a), float(b)
+
+
+def draw_errors(
+    ax: Axes, record: Record, kernel: str, shown: Mapping[str, str], furthest: int
+) -> None:
+    """Errors against draws, to so many: markers for means, lines for the exact kernel, the law.
+
+    ``shown`` has a label for each reference; the law is that of :func:`monte_carlo_law`.
+    """
+    table = errors_by_draws(record, kernel)
+    colours = {"exact": plots.INK, "equivalent": plots.THEORY}
+    others = iter((plots.PALETTE[1], plots.PALETTE[0], plots.PALETTE[4]))
+    for (name, label), marker in zip(shown.items(), "osD^v", strict=False):
+        colour = colours.get(name) or next(others)
+        mean, half = table["mean", name], table["sem", name].fillna(0)
+        ax.errorbar(table.index, mean, half, fmt=marker, ms=5, capsize=2, color=colour, label=label)
+        if floor := max(record.findings["kernels"][kernel]["errors"][name], 0):
+            ax.axhline(floor, color=colour, lw=1.2, ls=(0, (6, 2)) if name == "published" else "-")
+    a, b = monte_carlo_law(record, kernel)
+    N = np.geomspace(1, furthest, 50)
+    ax.plot(N, a / np.sqrt(N), ":", color=plots.INK, lw=1.2, label=r"$a\,N^{-1/2}$")
+    ax.plot(N, np.hypot(a / np.sqrt(N), b), color=plots.INK, lw=0.8, label=r"$\sqrt{a^2/N+b^2}$")
+    ax.set(xscale="log", yscale="log", xlabel="networks $N$", ylabel="error of the mean kernel")
+    ax.legend(fontsize=8)
 
 
 @frozen(eq=False)
