@@ -6,7 +6,7 @@ import pytest
 
 import ntklc_helpers as nh
 from ntklc_helpers.experiments import published_kernels
-from ntklc_helpers.experiments.__main__ import main
+from ntklc_helpers.experiments.__main__ import RECORDS, main
 from ntklc_helpers.experiments.published_kernels import (
     PRESETS,
     REFERENCES,
@@ -15,7 +15,8 @@ from ntklc_helpers.experiments.published_kernels import (
     monte_carlo_law,
     published_sample,
 )
-from ntklc_helpers.experiments.records import read_record
+from ntklc_helpers.experiments.records import find_record, read_record
+from ntklc_helpers.experiments.runs import preset_of
 
 SMALL = attrs.evolve(PRESETS["smoke"], draws_ntk=4)
 
@@ -167,3 +168,15 @@ def test_the_command_makes_it_and_it_comes_back(tmp_path, capsys):
 def test_settings_that_are_none(options, message):
     with pytest.raises(ValueError, match=message):
         PublishedKernels(**options)
+
+
+def test_the_record_is_of_the_published_sizes():
+    assert RECORDS["published_kernels"] is PRESETS
+    record = find_record("published_kernels")
+    assert preset_of(record.settings, PRESETS) == "paper"
+    settings = record.settings
+    assert (settings["n"], settings["p_ck"], settings["p_ntk"]) == (8000, 4650, 4000)
+    assert settings["widths"] == [2000, 2000, 1000]
+    # A mean kernel without theory is further off than the equivalent is from the exact one.
+    errors = errors_by_draws(record, "CK")["mean", "exact"]
+    assert errors.iloc[-1] > record.findings["kernels"]["CK"]["errors"]["equivalent"] > 0.05
