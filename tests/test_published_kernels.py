@@ -161,7 +161,7 @@ def test_the_command_makes_it_and_it_comes_back(tmp_path, capsys):
         ({"widths": (0,)}, "widths must be a whole number"),
         ({"draws_ck": 12}, "draws_ck must be a power of two, got 12"),
         ({"draws_ntk": 0}, "draws_ntk must be a whole number of at least 1"),
-        ({"chains": 16}, "chains must be at most 8, the number of draws"),
+        ({"chains": 16}, "chains must be at most 4, the number of draws"),
         ({"seed": -1}, "seed must be a whole number"),
     ],
 )
