@@ -226,6 +226,14 @@ def draw_errors(
     """Errors against draws, to so many: markers for means, lines for the exact kernel, the law.
 
     ``shown`` has a label for each reference; the law is that of :func:`monte_carlo_law`.
+
+    Examples
+    --------
+    >>> made = PublishedKernels(
+    ...     n=20, p_ck=30, p_ntk=30, widths=[9], draws_ck=8, draws_ntk=2
+    ... ).run()
+    >>> _, axes = plots.grid(1, 1)
+    >>> draw_errors(axes[0, 0], made, "CK", {"exact": "draws", "two": "fitted"}, furthest=9)
     """
     table = errors_by_draws(record, kernel)
     colours = {"exact": plots.INK, "equivalent": plots.THEORY}
