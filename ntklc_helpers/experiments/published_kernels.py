@@ -80,10 +80,15 @@ def _even(argument: str, value: Any) -> int:
 def published_sample(
     kernel: str, n: int, p: int, seed: int = 0
 ) -> tuple[FloatArray, NDArray[np.int64], Statistics]:
-    """X (n, p), labels (n,) and the population's statistics, as that kernel's script has them.
+    """A sample as that kernel's script draws it, n even.
 
     ``"CK"``: μ_a = 8 e_{8a} and C_a = (1 + 8a/√p) I, the script's ``mixed``, which is not the
-    paper's. ``"NTK"``: μ = ±2 (e_0 − e_1) and C = I, its ``means_binary``.
+    paper's. ``"NTK"``: μ = ±2 (e_0 − e_1) and C = I, its ``means_binary``. Raises
+    ValueError for another.
+
+    Returns
+    -------
+    X, labels, statistics : (n, p) and (n,) arrays, and the population's Statistics
 
     Examples
     --------
@@ -91,6 +96,7 @@ def published_sample(
     >>> X.shape, labels.tolist(), statistics.tau0
     ((6, 100), [0, 0, 0, 1, 1, 1], 1.0)
     """
+    one_of("kernel", kernel, _ACTIVATIONS)
     M, variances = np.zeros((2, p)), np.ones(2)
     if kernel == "CK":
         M[[0, 1], [0, _MIXED_SHIFT]] = 8
@@ -179,8 +185,13 @@ class PublishedKernels(Settings):
 def errors_by_draws(record: Record, kernel: str) -> DataFrame:
     """Errors of mean kernels, a row for each number of draws.
 
-    Columns are ``("mean", reference)`` over disjoint sets of draws, and ``("sem", reference)``, one
-    standard error; NaN for one set. ValueError unless the record is of ``"CK"`` or ``"NTK"``.
+    Raises ValueError unless ``kernel`` is ``"CK"`` or ``"NTK"``.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``("mean", reference)``, over disjoint sets of draws, and ``("sem", reference)``,
+        one standard error; NaN for one set.
 
     Examples
     --------
@@ -200,7 +211,12 @@ def monte_carlo_law(record: Record, kernel: str) -> tuple[float, float]:
     """a and b of √(a²/N + b²), fitted to the mean kernel's errors against the exact one.
 
     b is what a finite width leaves however many networks are drawn. Where each has fewer features
-    than there are samples, only numbers N of draws count that make up for it.
+    than there are samples, only numbers N of draws count that make up for it. ValueError as for
+    :func:`errors_by_draws`.
+
+    Returns
+    -------
+    a, b : float
 
     Examples
     --------

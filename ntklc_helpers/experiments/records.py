@@ -85,7 +85,11 @@ def read_record(stem: str | os.PathLike) -> Record:
 
 
 def measured(table: DataFrame) -> str:
-    """The name of the column that says what was measured; KeyError if there is none.
+    """The name of the column that says what was measured. Raises KeyError if there is none.
+
+    Returns
+    -------
+    str
 
     Examples
     --------
