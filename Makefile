@@ -24,7 +24,7 @@ help:
 	@echo "make test-browser  read every page of that book in chromium, without a network"
 	@echo "make lab    open the chapters' sources in JupyterLab"
 	@echo "make bench  run the benchmarks"
-	@echo "make record  make the records of a long run (CHAPTER=12_accuracy_before_training, 13_…, 14_…, 15_…, 16_… or 18_…)"
+	@echo "make record  make the records of a long run (CHAPTER=04_ck_theory_vs_simulation, 12_…, 13_…, 14_…, 15_…, 16_… or 18_…)"
 	@echo "make colab  let every chapter be opened on Colab, from the book's address on GitHub"
 	@echo "make lint   check style, formatting and types, and that notebooks are stored without outputs"
 	@echo "make env    make the environment in VENV=$(VENV) from the lock"

@@ -34,6 +34,7 @@ $(EXECUTED): book/notebooks/%.ipynb: notebooks/%.ipynb build/parameters/%.json b
 	@$(BUILD) chapter $*
 
 # Records of long runs are shown beside what runs here.
+$(patsubst %,book/notebooks/%.ipynb,04_ck_theory_vs_simulation 05_ntk_theory_vs_simulation 06_finite_size): $(wildcard book/results/published_kernels.*)
 book/notebooks/13_training.ipynb: $(wildcard book/results/training_curves.*)
 book/notebooks/14_mnist.ipynb: $(wildcard $(addprefix book/results/,trained_mnist_*.* conversions.*))
 book/notebooks/15_cifar10.ipynb: $(wildcard $(addprefix book/results/,cifar10_* trained_cifar10_*))

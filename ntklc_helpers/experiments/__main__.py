@@ -19,6 +19,7 @@ from . import (
     objectives,
     patches,
     pruning_sweep,
+    published_kernels,
     published_programs,
     readouts,
     trained_networks,
@@ -32,6 +33,7 @@ RECORDS: command.Records = {
     "convolutions": convolutions.PRESETS,
     "kernel_machine": kernel_machine.PRESETS,
     "objectives": objectives.PRESETS,
+    "published_kernels": published_kernels.PRESETS,
     "published_programs": published_programs.PRESETS,
     **conv_machine.PRESETS,
     **patches.PRESETS,
@@ -41,6 +43,8 @@ RECORDS: command.Records = {
     **training_curves.PRESETS,
 }
 CHAPTERS = {
+    "04_ck_theory_vs_simulation": ["published_kernels"],
+    "05_ntk_theory_vs_simulation": ["published_kernels"],
     "12_accuracy_before_training": [
         "forecast_mnist",
         "forecast_cifar10",

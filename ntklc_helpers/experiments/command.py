@@ -14,11 +14,11 @@ import attrs
 
 from ..data.files import DataError
 from .image_nets import TrainingSettings
-from .records import RunError, read_record
-from .runs import Experiment, Study
+from .records import RunError, measured, read_record
+from .runs import Experiment, Settings
 
 # By name of a record, its experiments by name of a preset; by name of a chapter, its records.
-Records = Mapping[str, Mapping[str, Study]]
+Records = Mapping[str, Mapping[str, Settings]]
 Chapters = Mapping[str, Sequence[str]]
 
 
@@ -59,7 +59,7 @@ def _add(to: argparse.ArgumentParser, name: str, hint: Any) -> None:
     to.add_argument(flag, type=kind, nargs=many)
 
 
-def chosen(preset: Study, given: Mapping[str, Any]) -> Study:
+def chosen(preset: Settings, given: Mapping[str, Any]) -> Settings:
     """The preset with what was given on the command line in its place."""
 
     def changed(one: Any, **others: Any) -> Any:
@@ -71,7 +71,7 @@ def chosen(preset: Study, given: Mapping[str, Any]) -> Study:
     return changed(preset, training=changed(preset.training))
 
 
-def _ready(experiment: Study, stem: Path, replace: bool) -> None:
+def _ready(experiment: Settings, stem: Path, replace: bool) -> None:
     """See that a record can be written, and that it takes the place of none of other settings."""
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
@@ -112,9 +112,10 @@ def main(
             record = experiment.run(options.output / name, **how)
             record.write(stem)
             print(f"{stem}.csv and .json", record.findings.get("extractor", ""))
-            before = record.table.columns[: record.table.columns.get_loc("accuracy")]
+            what = measured(record.table)
+            before = record.table.columns[: record.table.columns.get_loc(what)]
             drawn = record.table.groupby([*before.drop(["seed", "replicate"], errors="ignore")])
-            print(drawn["accuracy"].agg(["mean", "std", "count"]).to_string())
+            print(drawn[what].agg(["mean", "std", "count"]).to_string())
     except (RunError, DataError) as error:
         print(error, file=sys.stderr)
         return 1

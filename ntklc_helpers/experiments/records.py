@@ -31,7 +31,8 @@ class Record:
     Attributes
     ----------
     table : pandas.DataFrame
-        A row for each network measured, with a column ``accuracy``, or ``ms`` for what is timed.
+        A row for each network measured, with a column ``accuracy``, or ``ms`` for what is timed, or
+        ``error`` of a kernel.
     settings, provenance : dict
         ``settings["source"]`` says what the data are, ``provenance["seconds"]`` how long it took.
     findings : dict
@@ -77,10 +78,29 @@ def read_record(stem: str | os.PathLike) -> Record:
     try:
         note = json.loads(Path(f"{stem}.json").read_text(encoding="utf-8"))
         table = read_csv(f"{stem}.csv", engine="python")  # to the last digit
-        table["accuracy" if "accuracy" in table else "ms"].astype(float)
+        table[measured(table)].astype(float)
         return Record(table, note.pop("settings"), note.pop("provenance"), note)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{stem}.csv and {stem}.json are not the record of a run") from error
+
+
+def measured(table: DataFrame) -> str:
+    """The name of the column that says what was measured. Raises KeyError if there is none.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> import pandas
+    >>> measured(pandas.DataFrame({"draws": [1], "error": [0.1]}))
+    'error'
+    """
+    found = [name for name in ("accuracy", "ms", "error") if name in table]
+    if not found:
+        raise KeyError("accuracy, ms or error")
+    return found[0]
 
 
 def find_record(name: str) -> Record | None:

@@ -30,7 +30,7 @@ from .image_nets import TrainingSettings, architecture, build
 from .images import SHAPES, Images, load_pair
 from .records import Record, RunError
 
-__all__ = ["Experiment", "Run", "Study", "begin", "preset_of"]
+__all__ = ["Experiment", "Run", "Settings", "Stages", "Study", "begin", "claimed", "preset_of"]
 
 _ROOT = Path(__file__).parents[2]
 
@@ -40,7 +40,34 @@ def _optional(argument: str, value: Any) -> int | None:
 
 
 @frozen(kw_only=True)
-class Study:
+class Settings:
+    """What every run is told; ValueError if an argument is not as stated.
+
+    Attributes
+    ----------
+    seed : int
+        Of all draws.
+
+    Examples
+    --------
+    >>> Settings(seed=1).difference({"seed": 0})
+    'seed is 0 there and 1 here'
+    """
+
+    seed: int = checked(whole, 0, 0)
+
+    def plain(self) -> dict[str, Any]:
+        """All settings as JSON knows them, and as a record keeps them."""
+        return json.loads(json.dumps(attrs.asdict(self)))
+
+    def difference(self, settings: Mapping[str, Any]) -> str | None:
+        """In words, where a record's settings are others; those it does not name are the same."""
+        here = {name: value for name, value in self.plain().items() if name in settings}
+        return settings_difference({name: settings[name] for name in here}, here)
+
+
+@frozen(kw_only=True)
+class Study(Settings):
     """What all that is run on images is told; ValueError if an argument is not as stated.
 
     Attributes
@@ -56,16 +83,6 @@ class Study:
 
     data: str = checked(one_of, "mnist", SHAPES)
     n_train: int | None = checked(_optional, None)
-    seed: int = checked(whole, 0, 0)
-
-    def plain(self) -> dict[str, Any]:
-        """All settings as JSON knows them, and as a record keeps them."""
-        return json.loads(json.dumps(attrs.asdict(self)))
-
-    def difference(self, settings: Mapping[str, Any]) -> str | None:
-        """In words, where a record's settings are others; those it does not name are the same."""
-        here = {name: value for name, value in self.plain().items() if name in settings}
-        return settings_difference({name: settings[name] for name in here}, here)
 
     def check(self, images: Images) -> None:
         """Refuse what these images do not allow, before anything is written."""
@@ -109,26 +126,20 @@ class Experiment(Study):
             architecture(self.network, *images.kind, self.width)
 
 
-@frozen(eq=False)
-class Run:
-    """A run under way: its images and device, and the stages kept in its folder, if it has one.
+@frozen(eq=False, kw_only=True)
+class Stages:
+    """A run under way: its device, and the stages kept in its folder, if it has one.
 
     Examples
     --------
-    >>> with begin(Study(data="digits", n_train=200), None, "cpu") as run:
-    ...     run.once("first", lambda: {"pixels": run.images.X[0].size})["pixels"]
+    >>> with claimed(Settings(), None, source="none") as run:
+    ...     run.once("first", lambda: {"found": 64})["found"]
     64
     """
 
-    images: Images
     device: torch.device
     settings: dict[str, Any]
     folder: Path | None
-
-    @property
-    def tensors(self) -> tuple[torch.Tensor, ...]:
-        """X, y, X_test and y_test on the device."""
-        return tuple(torch.tensor(array, device=self.device) for array in self.images.arrays)
 
     def path(self, stage: str) -> Path | None:
         """The file of a stage; None where nothing is kept."""
@@ -165,9 +176,38 @@ class Run:
         """The record of the run, whose stages took so many seconds."""
         from pandas import DataFrame
 
-        where = provenance(self.device, sum(stages.values())) | {"note": self.images.note}
+        where = provenance(self.device, sum(stages.values())) | self.note
         where["stages"] = {name: round(seconds, 1) for name, seconds in stages.items()}
         return Record(DataFrame(rows), self.settings, where, findings)
+
+    @property
+    def note(self) -> dict[str, str]:
+        """What a record's provenance says of the data."""
+        return {}
+
+
+@frozen(eq=False, kw_only=True)
+class Run(Stages):
+    """A run on images.
+
+    Examples
+    --------
+    >>> with begin(Study(data="digits", n_train=200), None, "cpu") as run:
+    ...     run.once("first", lambda: {"pixels": run.images.X[0].size})["pixels"]
+    64
+    """
+
+    images: Images
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """X, y, X_test and y_test on the device."""
+        return tuple(torch.tensor(array, device=self.device) for array in self.images.arrays)
+
+    @property
+    def note(self) -> dict[str, str]:
+        """What a record's provenance says of the data."""
+        return {"note": self.images.note}
 
 
 @contextmanager
@@ -204,18 +244,40 @@ def begin(
         raise RunError(str(error)) from error
     sizes = [len(images.X), len(images.X_test)]
     settings = experiment.plain() | {"source": images.source, "n_images": sizes}
+    told: dict[str, Any] = {"device": place, "settings": settings}
     if folder is None:
-        yield Run(images, place, settings, None)
+        yield Run(**told, folder=None, images=images)
         return
     folder = Path(folder)
     here = {"device": _device_name(place), "torch": torch.__version__}
     here["sha256"] = digest(*map(torch.from_numpy, images.arrays))
-    with _claimed(folder, settings | here):
-        yield Run(images, place, settings, folder)
+    with _locked(folder, settings | here):
+        yield Run(**told, folder=folder, images=images)
 
 
 @contextmanager
-def _claimed(folder: Path, settings: dict[str, Any]) -> Iterator[None]:
+def claimed(
+    experiment: Settings, folder: str | os.PathLike | None, **told: Any
+) -> Iterator[Stages]:
+    """A run on the CPU without images: as :func:`begin`, with what more its record is ``told``.
+
+    Examples
+    --------
+    >>> with claimed(Settings(), None, source="a mixture") as run:
+    ...     run.settings
+    {'seed': 0, 'source': 'a mixture'}
+    """
+    place, settings = torch.device("cpu"), experiment.plain() | told
+    if folder is None:
+        yield Stages(device=place, settings=settings, folder=None)
+        return
+    here = {"device": _device_name(place), "torch": torch.__version__}
+    with _locked(Path(folder), settings | here):
+        yield Stages(device=place, settings=settings, folder=Path(folder))
+
+
+@contextmanager
+def _locked(folder: Path, settings: dict[str, Any]) -> Iterator[None]:
     """Hold the lock on a folder's settings, which are written where there are none."""
     path = folder / "settings.json"
     try:
@@ -277,7 +339,7 @@ def provenance(device: torch.device, seconds: float) -> dict[str, Any]:
     }
 
 
-def preset_of(settings: Mapping[str, Any], presets: Mapping[str, Study]) -> str | None:
+def preset_of(settings: Mapping[str, Any], presets: Mapping[str, Settings]) -> str | None:
     """The name of the preset that a record's settings are of; None for others.
 
     Examples
