@@ -385,8 +385,8 @@ def _staircase(arrays: Mapping[str, NDArray], about: Mapping[str, Any]) -> Quant
     if "uniform" in about:
         thresholds, levels = _grids(about["uniform"])
         return Quantized(thresholds.astype(np.float64), levels.astype(np.float64))
-    if arrays["staircase"].dtype != np.float32:
-        raise ValueError("a staircase must be of float32")
+    if arrays["staircase"].dtype != np.float32 or len(arrays["staircase"]) > 2 * _MOST_LEVELS:
+        raise ValueError(f"a staircase must be of float32, and of at most {_MOST_LEVELS} levels")
     both = arrays["staircase"].astype(np.float64)
     return Quantized(both[: len(both) // 2], both[len(both) // 2 :])
 
