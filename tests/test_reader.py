@@ -47,7 +47,6 @@ ROUNDINGS = [
     "-O2 -mfma -ffp-contract=fast",
     "-O2 -m32 -mfpmath=387",
     "-O2 -std=gnu99 -m32 -mfpmath=387",
-    "-O0 -std=gnu99 -m32 -mfpmath=387",
 ]
 
 # Each file and each row of inputs lie in memory of their own length, where the sanitizers watch.
@@ -389,6 +388,18 @@ def on_grids(rng):
     return layered(layers), X.astype(np.float32)
 
 
+def on_values(rng):
+    """A layer behind which the thresholds are what it gives: products, then sums, in float32."""
+    codes = rng.integers(-7, 8, (12, 5)).astype(np.int8)
+    scale, bias = rng.standard_normal((2, 12)).astype(np.float32)
+    X = rng.integers(-9, 10, (40, 5)).astype(np.float32)
+    found = (X @ codes.T.astype(np.float32)) * scale + bias
+    places = np.unique(found[rng.integers(40, size=20), rng.integers(12, size=20)])
+    stairs = nh.Quantized(places.astype(float), np.arange(len(places) + 1.0))
+    last = affine(*rng.integers(-3, 4, (2, 12)))
+    return of_operations(Affine(codes, scale, bias, 4), stairs, last, shape=(5,)), X
+
+
 def thirds():
     """A staircase whose fourth threshold, -1 + 3 · ⅓ rounded twice, is 0."""
     rows = np.float32([[1], [-3.5]])
@@ -401,6 +412,7 @@ def thirds():
 def test_numbers_are_rounded_as_the_format_fixes(flags, read):
     """Whatever the compiler does to products and sums, and on whatever registers."""
     pairs = [opposite_columns(), *(on_grids(np.random.default_rng(k)) for k in range(200))]
+    pairs += [on_values(np.random.default_rng(k)) for k in range(50)]
     pairs.append((thirds(), np.float32([[0.0], [1.0], [-0.1]])))
     for one in VECTORS["networks"]:
         file = base64.b64decode(one["file"])

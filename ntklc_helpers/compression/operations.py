@@ -377,8 +377,9 @@ def _grids(told: Sequence[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32
     m, *numbers = told
     at = np.arange(whole("uniform", m, 2, _MOST_LEVELS))
     start, step, low, rise = (number("uniform", value) for value in numbers)
-    thresholds, levels = start + step * at[:-1], low + rise * at
-    return thresholds.astype(np.float32), levels.astype(np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused
+        thresholds, levels = start + step * at[:-1], low + rise * at
+        return thresholds.astype(np.float32), levels.astype(np.float32)
 
 
 def _staircase(arrays: Mapping[str, NDArray], about: Mapping[str, Any]) -> Quantized:

@@ -850,7 +850,7 @@ static inline const double *ntklc_doubles(
     return found;
 }
 
-/* How many bounds lie below x, which nothing does that is no number; they do not decrease. */
+/* How many bounds, which increase, lie below x; below what is no number lies none. */
 static inline uint32_t ntklc_passed(float x, const float *bounds, uint32_t count) {
     uint32_t low = 0, high = count;
     while (low < high) {
@@ -1755,8 +1755,8 @@ static inline double ntklc_signed_sum(const int8_t *signs, const double *x, uint
     return sum;
 }
 
-/* How many bounds of a row lie below its sum. They do not decrease; a whole sum exceeds the whole
-   part of a number where it exceeds the number. */
+/* How many bounds of a row lie below its sum; they do not decrease. The format rounds them down
+   where sums are whole, and those exceed the one where they exceed the other. */
 static inline uint32_t ntklc_row(const ntklc_step *s, uint32_t row, const double *x) {
     const int8_t *signs = s->codes + (uint64_t)row * s->columns;
     int64_t total;
