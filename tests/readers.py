@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import json
 import os
 import shutil
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
+from damages import damaged, places
 from torch import nn
 
 import ntklc_helpers as nh
 from ntklc_helpers.compression import ConvertedNetwork, NetworkFileError
-from ntklc_helpers.compression.storage import from_bytes, to_bytes
+from ntklc_helpers.compression.loading import of_bytes
+from ntklc_helpers.compression.storage import from_bytes
 
 ROOT = Path(__file__).parents[1]
 READER = ROOT / "book/_static/draw/ntklc.js"
@@ -189,129 +189,14 @@ def in_shape(network, X):
     return X.reshape(-1, *network.shape) if isinstance(network, ConvertedNetwork) else X
 
 
-def loaded(content):
-    """As nh.load does it, from bytes."""
-    converted = "operations" in from_bytes(content)[1]
-    return (ConvertedNetwork if converted else nh.CompressedNetwork).from_bytes(content)
-
-
 def disagreements(javascript, content, X):
     """Rows whose classes differ between the two languages."""
-    network = loaded(content)
+    network = of_bytes(content)
     ours = network.predict(in_shape(network, X))
     return np.flatnonzero(ours != javascript.classes(content, X))
 
 
 # --- damaged files
-
-
-def framed(body, version="2", header=None):
-    """A file of these bytes, with the digest that it should have; written from the specification."""
-    blank = b'{"__metadata__":{"ntklc":"0000000000000000 %s"},' % version.encode()
-    rest = header or b'"":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}' % ((len(body),) * 2)
-    content = len(blank + rest).to_bytes(8, "little") + blank + rest + body
-    digest = base64.b64encode(hashlib.sha256(content).digest()[:12])
-    return content.replace(b"0" * 16, digest, 1)
-
-
-def described(text, rest, level=9):
-    packer = zlib.compressobj(level, wbits=-15)
-    told = packer.compress(text) + packer.flush()
-    return framed(len(told).to_bytes(4, "little") + told + rest)
-
-
-def parts_of(content):
-    """The description as text, and the bytes behind it."""
-    size = int.from_bytes(content[:8], "little")
-    body = content[8 + size :]
-    end = 4 + int.from_bytes(body[:4], "little")
-    return zlib.decompress(body[4:end], -15), body[end:]
-
-
-JUNK = [
-    *(None, True, False, -1, 0, 1, 2, 3, 4, 7, 300, 2**40, 10**30, 0.5, 1.0, -2.5, 1e-300, 1e300),
-    *("", "x", "ternary", [], [1], [2, 3], [0, 0], [1, 2, 3], ["a", "b"], {}, {"a": 1}, [[]]),
-]
-
-
-def places(value):
-    """Every (container, key) of a description."""
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, inner in items:
-        yield value, key
-        if isinstance(inner, dict | list):
-            yield from places(inner)
-
-
-def forged(content, rng):
-    """Another description or other arrays, with a right digest."""
-    told, rest = parts_of(content)
-    about = json.loads(told)
-    kind = rng.integers(8)
-    if kind == 0:  # a byte of the text
-        text = bytearray(told)
-        text[rng.integers(len(text))] = rng.integers(32, 127) if rng.random() < 0.9 else 200
-        return described(bytes(text), rest)
-    if kind == 1:  # a byte of the stream
-        size = int.from_bytes(content[:8], "little")
-        body = bytearray(content[8 + size :])
-        end = int.from_bytes(body[:4], "little")
-        body[rng.integers(4 + end)] = rng.integers(256)
-        return framed(bytes(body))
-    if kind == 2:  # a bit, or more or fewer bytes, of the arrays
-        data = bytearray(rest)
-        if data and rng.random() < 0.8:
-            data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
-        else:
-            data = data[: rng.integers(len(data) + 1)] if rng.random() < 0.5 else data + b"\1"
-        return described(told, bytes(data), int(rng.integers(10)))
-    if kind == 3:  # an array of another kind or shape, and all others in order
-        tensors, about = from_bytes(content)
-        name = sorted(tensors)[rng.integers(len(tensors))]
-        dtype = ["u1", "i1", "u2", "f2", "f4", "f8", "i8", "u4"][rng.integers(8)]
-        shape = [(), (0,), (1,), (2,), (7,), (2, 2), (2, 7), (10,)][rng.integers(8)]
-        tensors[name] = rng.integers(0, 5, shape).astype(dtype)
-        if rng.random() < 0.3:
-            del tensors[name]
-        return to_bytes(tensors, about)
-    where = list(places(about))
-    # Most of the text is the list of arrays.
-    listed = {id(about["arrays"]), *map(id, about["arrays"])}
-    if rng.random() < 0.8:
-        where = [(place, key) for place, key in where if id(place) not in listed]
-    place, key = where[rng.integers(len(where))]
-    if kind == 4 and isinstance(place, dict):
-        del place[key]
-    elif kind == 5 and isinstance(place, dict):
-        place["surplus"] = 1
-    elif kind == 6 and isinstance(place, list):
-        place.insert(key, place[key])
-    else:
-        place[key] = JUNK[rng.integers(len(JUNK))]
-    return described(json.dumps(about).encode(), rest)
-
-
-def cut_or_changed(content, rng):
-    """A bit flipped, bytes left out, or put in; its digest is not right any more."""
-    data = bytearray(content)
-    at, other = (int(rng.integers(len(data))) for _ in range(2))
-    kind = rng.integers(4)
-    if kind == 0:
-        data[at] ^= 1 << int(rng.integers(8))
-    elif kind == 1:
-        del data[at:]
-    elif kind == 2:
-        del data[min(at, other) : max(at, other) + 1]
-    else:
-        data[at:at] = rng.bytes(1 + other % 9)
-    return bytes(data)
-
-
-def damaged(contents, n, seed=0):
-    """n files, half of them with a right digest all the same."""
-    rng = np.random.default_rng(seed)
-    pick = [contents[k] for k in rng.integers(len(contents), size=n)]
-    return [(forged if k % 2 else cut_or_changed)(content, rng) for k, content in enumerate(pick)]
 
 
 @contextlib.contextmanager
@@ -321,7 +206,7 @@ def quiet():
         yield
 
 
-def _tame(content):
+def tame(content):
     """Whether no number in a description is so large that all others are lost in rounding."""
     about = from_bytes(content)[1]
     told = (place[key] for place, key in places(about))
@@ -332,7 +217,7 @@ def python_verdict(content, told):
     """What Python says of a file of which JavaScript told that; outputs where it has some."""
     with quiet():
         try:
-            network = loaded(content)
+            network = of_bytes(content)
         except NetworkFileError as error:
             return {"reason": str(error)}
         found = {"kind": "operations" if isinstance(network, ConvertedNetwork) else "layers"}
@@ -351,7 +236,7 @@ def differences(contents, told):
             yield i, f"Python: {ours}, JavaScript: {theirs}"
         elif not ours.get("reason", "x") or not theirs.get("reason", "x"):
             yield i, "no reason"
-        elif "outputs" in theirs and _tame(content):
+        elif "outputs" in theirs and tame(content):
             mine, other = ours["outputs"], np.array(theirs["outputs"], float)
             finite = np.isfinite(mine).all() and np.isfinite(other).all()
             # Of forged weights some are far apart: what their sums round off is in proportion.

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 import ntklc_helpers as nh
+from ntklc_helpers.compression import ConvertedNetwork, Readout
+from ntklc_helpers.compression.operations import Affine, Plain, Step, Window
 from ntklc_helpers.experiments.image_nets import vgg
 
 train, test = nh.load_digits(split="train"), nh.load_digits(split="test")
@@ -27,6 +29,13 @@ def random_network(widths, levels, sparsity, dtype="int8", seed=0):
     net = nh.RandomMLP(64, widths, ["relu"] * len(widths), tau0=tau)
     small = nh.compress(net, X, levels=levels, sparsity=sparsity, seed=seed)
     return small.fit_readout(X, train.labels, dtype=dtype)
+
+
+def layered(layers, scaling=None, K=3):
+    """These layers, and a readout drawn at random."""
+    weights = np.random.default_rng(0).standard_normal((layers[-1].weights.shape[0], K))
+    readout = Readout.from_weights(weights, np.zeros(K), range(K))
+    return nh.CompressedNetwork(layers, readout, scaling=scaling)
 
 
 def trained(net, steps=25):
@@ -104,3 +113,42 @@ SHAPES = {
     "means": Means,
     "maximum_first": maximum_first,
 }  # fmt: skip
+
+
+def one_pool(rng):
+    """Options of a pool, by no means always possible, and whether it is one of averages."""
+    averages = bool(rng.integers(2))
+    pair = lambda low, high: [int(k) for k in rng.integers(low, high, 2)]  # noqa: E731
+    options = {"kernel_size": pair(1, 5), "padding": pair(0, 3)}
+    options["stride"] = [None, int(rng.integers(1, 4)), pair(1, 4)][rng.integers(3)]
+    options["ceil_mode"] = bool(rng.integers(2))
+    if averages:
+        options["count_include_pad"] = bool(rng.integers(2))
+        options["divisor_override"] = [None, 2, 8][rng.integers(3)]
+    else:
+        options["dilation"] = pair(1, 4)
+    return Plain("avg_pool2d" if averages else "max_pool2d", options)
+
+
+def one_window(rng):
+    pair = lambda low, high: tuple(int(k) for k in rng.integers(low, high, 2))  # noqa: E731
+    return Window(pair(1, 4), pair(0, 4), pair(1, 4), int(rng.integers(1, 4)))
+
+
+def one_network(rng):
+    """A convolution, a pool and an adaptive one that give 2 × 3 numbers to the last layer."""
+    window = one_window(rng)
+    shape = (2 * window.groups, int(rng.integers(1, 3)), *(int(k) for k in rng.integers(1, 4, 2)))
+    codes = rng.integers(-4, 4, shape).astype(np.int8)
+    ones = np.ones(shape[0], np.float32)
+    kind = "adaptive_avg_pool2d" if rng.integers(2) else "adaptive_max_pool2d"
+    last = Affine(
+        rng.integers(-8, 8, (2, 6 * shape[0])).astype(np.int8), *np.ones((2, 2), np.float32), 4
+    )
+    operations = [
+        *(Affine(codes, ones, ones, 3, window), one_pool(rng)),
+        *(Plain(kind, {"output_size": [2, 3]}), Plain("flatten"), last),
+    ]
+    steps = [Step(operation, (i,)) for i, operation in enumerate(operations)]
+    sides = tuple(int(k) for k in rng.integers(4, 9, 2))
+    return ConvertedNetwork(steps, (shape[1] * window.groups, *sides), np.arange(2))

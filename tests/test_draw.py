@@ -9,10 +9,12 @@ from base64 import b64decode
 import numpy as np
 import pytest
 from books import ROOT
+from damages import described, parts_of
 from pages import NARROW, WIDE
-from readers import NETWORKS, described, loaded, parts_of, text_of
+from readers import NETWORKS, text_of
 
 import ntklc_helpers as nh
+from ntklc_helpers.compression.loading import of_bytes
 
 FOLDER = ROOT / "book/_static/draw"
 SCRIPT = (FOLDER / "data.js").read_text(encoding="utf-8")
@@ -297,7 +299,7 @@ def test_the_shares_are_those_of_the_networks():
     train, test = nh.load_mnist("train"), nh.load_mnist("test")
     X = nh.normalize(test.X, train.X)
     for one in [DATA["random"], *DATA["grid"]]:
-        network = loaded(b64decode(one["file"]))
+        network = of_bytes(b64decode(one["file"]))
         assert network.score(X, test.labels) == one["accuracy"]
         assert network.widths == (one["width"],) and len(b64decode(one["file"])) == one["size"]
         assert abs(network.layers[0].weights.sparsity - one["sparsity"]) < 0.002

@@ -26,6 +26,7 @@ from torch import nn
 
 import ntklc_helpers as nh
 from benchmarks import chip
+from ntklc_helpers.compression.operations import Affine, Plain, Step, Window
 
 CC = shutil.which("gcc") or shutil.which("cc")
 ARM = shutil.which("arm-none-eabi-gcc")
@@ -312,6 +313,27 @@ def test_channels_have_inputs_of_their_own(tmp_path):
     got = classes_of([program(tmp_path, [*found], *SANITIZED)], u, [*found])
     for name, small in found.items():
         assert (got[name] == small.predict(X)).all()
+
+
+@needs_cc
+def test_inputs_that_fill_their_numbers(tmp_path):
+    """From just above -1 to just below 1: 255 steps are beyond 32 bits until -1 is added."""
+    filters = np.zeros((3, 1, 2, 2), np.int8)
+    filters[:, 0, 0, 0] = 1
+    ones, codes = np.ones(3, np.float32), np.arange(-27, 27, dtype=np.int8).reshape(2, 27)
+    operations = (
+        Affine(filters, ones, 0 * ones, 4, Window(padding=(1, 1))),
+        nh.Quantized([0.0], [0.0, 1.0]),
+        Plain("flatten"),
+        Affine(codes, ones[:2], 0 * ones[:2], 8),
+    )
+    steps = [Step(operation, (i,)) for i, operation in enumerate(operations)]
+    net = nh.compression.ConvertedNetwork(steps, (1, 2, 2), np.arange(2))
+    low, step = -(1 - 1e-10), 2 * (1 - 1e-10) / 255
+    net.export_c(tmp_path / "net.h", low=low, step=step)
+    u = np.random.default_rng(0).choice(np.uint8([0, 127, 128, 255]), (50, 4))
+    got = classes_of([program(tmp_path, ["net"], *SANITIZED)], u, ["net"])
+    assert (got["net"] == net.predict(inputs(u, low, step).reshape(-1, 1, 2, 2))).all()
 
 
 @needs_cc

@@ -11,11 +11,13 @@ import readers
 import torch
 import vectors
 from books import ROOT
-from readers import framed, in_shape, loaded, parts_of, text_of
+from damages import framed, parts_of
+from readers import in_shape, text_of
+from small_networks import one_network
 
 import ntklc_helpers as nh
-from ntklc_helpers.compression import ConvertedNetwork, NetworkFileError
-from ntklc_helpers.compression.operations import Affine, Plain, Step, Window
+from ntklc_helpers.compression import NetworkFileError
+from ntklc_helpers.compression.loading import of_bytes
 
 TOLD = json.loads(readers.VECTORS.read_text(encoding="utf-8"))
 PAGE = (ROOT / "book/file_format.md").read_text(encoding="utf-8")
@@ -49,7 +51,7 @@ def test_the_vectors_are_what_the_package_writes():
 
 @pytest.mark.parametrize("one", TOLD["networks"], ids=NAMES)
 def test_python_gives_what_the_vectors_say(one):
-    network = loaded(content_of(one))
+    network = of_bytes(content_of(one))
     X = in_shape(network, np.array(one["inputs"]))
     assert network.outputs(X).tolist() == one["outputs"]
     assert network.predict(X).tolist() == one["predictions"]
@@ -75,7 +77,7 @@ def test_javascript_gives_what_the_vectors_say(javascript, one):
 def test_many_sums_of_the_vectors_lie_on_a_threshold():
     """A reader that takes the upper level there fails: all thresholds a little lower is that."""
     one = TOLD["networks"][0]
-    network = loaded(content_of(one))
+    network = of_bytes(content_of(one))
     moved = []
     for layer in network.layers:
         stairs = layer.activation
@@ -170,45 +172,6 @@ def test_the_page_names_every_operation_and_option():
         assert f"`{name}`" in PAGE
 
 
-def one_pool(rng):
-    """Options of a pool, by no means always possible, and whether it is one of averages."""
-    averages = bool(rng.integers(2))
-    pair = lambda low, high: [int(k) for k in rng.integers(low, high, 2)]  # noqa: E731
-    options = {"kernel_size": pair(1, 5), "padding": pair(0, 3)}
-    options["stride"] = [None, int(rng.integers(1, 4)), pair(1, 4)][rng.integers(3)]
-    options["ceil_mode"] = bool(rng.integers(2))
-    if averages:
-        options["count_include_pad"] = bool(rng.integers(2))
-        options["divisor_override"] = [None, 2, 8][rng.integers(3)]
-    else:
-        options["dilation"] = pair(1, 4)
-    return Plain("avg_pool2d" if averages else "max_pool2d", options)
-
-
-def one_window(rng):
-    pair = lambda low, high: tuple(int(k) for k in rng.integers(low, high, 2))  # noqa: E731
-    return Window(pair(1, 4), pair(0, 4), pair(1, 4), int(rng.integers(1, 4)))
-
-
-def one_network(rng):
-    """A convolution, a pool and an adaptive one that give 2 × 3 numbers to the last layer."""
-    window = one_window(rng)
-    shape = (2 * window.groups, int(rng.integers(1, 3)), *(int(k) for k in rng.integers(1, 4, 2)))
-    codes = rng.integers(-4, 4, shape).astype(np.int8)
-    ones = np.ones(shape[0], np.float32)
-    kind = "adaptive_avg_pool2d" if rng.integers(2) else "adaptive_max_pool2d"
-    last = Affine(
-        rng.integers(-8, 8, (2, 6 * shape[0])).astype(np.int8), *np.ones((2, 2), np.float32), 4
-    )
-    operations = [
-        *(Affine(codes, ones, ones, 3, window), one_pool(rng)),
-        *(Plain(kind, {"output_size": [2, 3]}), Plain("flatten"), last),
-    ]
-    steps = [Step(operation, (i,)) for i, operation in enumerate(operations)]
-    sides = tuple(int(k) for k in rng.integers(4, 9, 2))
-    return ConvertedNetwork(steps, (shape[1] * window.groups, *sides))
-
-
 def test_windows_and_pools_of_every_kind_are_those_of_torch(javascript):
     rng = np.random.default_rng(5)
     run = "([file, x]) => Array.from(ntklc.read(bytes(file)).outputs(numbers(x)))"
@@ -219,7 +182,7 @@ def test_windows_and_pools_of_every_kind_are_those_of_torch(javascript):
         x = rng.integers(-8, 9, network.shape).astype(np.float64)
         (verdict,) = javascript.verdicts([content])
         try:
-            ours = loaded(content).outputs(x[None])[0]
+            ours = of_bytes(content).outputs(x[None])[0]
         except NetworkFileError:
             assert "reason" in verdict
             continue

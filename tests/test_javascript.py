@@ -7,8 +7,10 @@ import zlib
 import numpy as np
 import pytest
 import readers
+from damages import damaged
 
 import ntklc_helpers as nh
+from ntklc_helpers.compression.loading import of_bytes
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def test_the_classes_of_a_thousand_images_are_the_same(javascript, files, images
 def test_features_are_the_same_to_the_last_bit(javascript, files, images):
     X = images[2][:20]
     for name, content in files.items():
-        network = readers.loaded(content)
+        network = of_bytes(content)
         if not isinstance(network, nh.CompressedNetwork):
             continue
         read = "ntklc.read(bytes(file))"
@@ -49,7 +51,7 @@ def test_a_trained_network_of_convolutions_gives_the_same_scores(javascript):
     """Sums of levels a power of two apart are exact: so are the outputs."""
     rng = np.random.default_rng(0)
     for content in readers.own_files().values():
-        network = readers.loaded(content)
+        network = of_bytes(content)
         x = rng.choice([-0.42421296, 0.0, 1.5, 2.8214867], (1, 1, 28, 28)).astype(np.float32)
         run = "([file, x]) => Array.from(ntklc.read(bytes(file)).outputs(numbers(x)))"
         given = [readers.text_of(content), readers.text_of(x.astype("<f8").tobytes())]
@@ -88,7 +90,7 @@ def test_digests_and_inflated_bytes_are_the_same(javascript):
 def test_damaged_files_are_refused_by_both_for_a_reason(javascript, files):
     """Of some the digest is right; what both read gives the same outputs."""
     small = [c for c in [*files.values(), *readers.own_files().values()] if len(c) < 20_000]
-    given = readers.damaged([*small, *readers.vector_files()], 600, seed=1)
+    given = damaged([*small, *readers.vector_files()], 600, seed=1)
     told = javascript.verdicts(given)
     assert list(readers.differences(given, told)) == []
     reasons = {one["reason"] for one in told if "reason" in one}

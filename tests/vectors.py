@@ -12,11 +12,13 @@ import struct
 import sys
 
 import numpy as np
-from readers import VECTORS, described, framed, in_shape, loaded, parts_of
+from damages import body_of, described, framed, parts_of, with_digest, with_packed
+from readers import VECTORS, in_shape
 
 import ntklc_helpers as nh
 from ntklc_helpers.compression import ConvertedNetwork, Readout, Scaling, TernaryLayer
 from ntklc_helpers.compression.layers import Drawn
+from ntklc_helpers.compression.loading import of_bytes
 from ntklc_helpers.compression.operations import Affine, Plain, Step, Window
 from ntklc_helpers.compression.rounding import code_range
 from ntklc_helpers.compression.storage import from_bytes, to_bytes
@@ -67,6 +69,20 @@ def layered():
             "seed",
         ),
     }
+
+
+def tied():
+    """Levels in tenths, on grids through zero and beside it: sums lie on thresholds but for rounding."""
+    through = nh.Quantized([-0.3, 0.1, 0.4], [-0.1, 0.0, 0.1, 0.2])
+    beside = nh.Quantized([-0.6, -0.2, 0.3], [0.07, 0.37, 0.67, 1.27])
+    last, offset = nh.Quantized([0.3], [-0.5, 1.0]), np.linspace(-1, 1, 8).astype(np.float32)
+    layers = [
+        drawn((40, 6), 0.2, 5, 1, 0.1, through),
+        drawn((30, 40), 0.4, 5, 2, 0.3, beside),
+        drawn((8, 30), 0.4, 5, 3, 1 / 3, last, offset),
+    ]
+    weights = np.random.default_rng(4).integers(-8, 9, (8, 3)) / 8
+    return nh.CompressedNetwork(layers, Readout.from_weights(weights, np.zeros(3), [2, 1, 0]))
 
 
 def operated():
@@ -135,7 +151,7 @@ def inputs_of(shape):
 
 
 def entry(name, content):
-    network = loaded(content)
+    network = of_bytes(content)
     shape = network.shape if isinstance(network, ConvertedNetwork) else (network.p,)
     X = inputs_of(shape)
     given = in_shape(network, X)
@@ -184,18 +200,128 @@ def put(*path_and_value):
     return change
 
 
+def another(content, old, new):
+    """With another word in the description."""
+    told, rest = parts_of(content)
+    assert old in told
+    return described(told.replace(old, new, 1), rest)
+
+
+def listed(content, *entries):
+    """With more arrays listed, of no bytes."""
+    return changed(content, lambda about: about["arrays"].extend(entries))
+
+
+def in_header(content, old, new):
+    """With another word in the header."""
+    body = body_of(content)
+    header = content[8 : len(content) - len(body)]
+    assert old in header
+    header = header.replace(old, new, 1)
+    return with_digest(len(header).to_bytes(8, "little") + header + body)
+
+
+def unfinished(content):
+    """A description in codes of 9 bits, of which there are more than letters."""
+    told, rest = parts_of(content)
+    bits = "".join(f"{n:0{width}b}"[::-1] for n, width in [(1, 1), (2, 2), (0, 5), (0, 5), (15, 4)])
+    order = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15]
+    # Lengths of 9 are told by a bit 1, the only distance's length of 1 by a bit 0.
+    bits += "".join("100" if length in (1, 9) else "000" for length in order)
+    bits += "1" * 257 + "0" + "".join(f"{code:09b}" for code in (*told, 256))
+    return with_packed(np.packbits([int(bit) for bit in bits], bitorder="little").tobytes(), rest)
+
+
+def pool(content, **options):
+    """With these options of a pool beside those that it has."""
+    return changed(content, lambda about: about["operations"][5]["options"].update(options))
+
+
+def mistold(seeds, named, logit):
+    """Files whose text, arrays or labels are none."""
+    escaped = b'"layers"', b'"no":"\\x41","layers"'
+    halved = b'"layers"', b'"no":"\\u00g1","layers"'
+    half = b'"layers"', b'"no":"\xe2\x82","layers"'
+    beyond, one = np.full((3, 1), 0x110000, "u4"), np.zeros(4)
+    alone = with_array(seeds, "scaling.centre", one)
+    return [
+        ("a word that is no text", in_header(seeds, b' 2"}', b' 2","":1}'), "words of the header are texts"),
+        ("a header of parts", in_header(seeds, b'"data_offsets":[0,', b'"data_offsets":[1,'), "the array is all of the body"),
+        ("codes that are not all used", unfinished(seeds), "a code of DEFLATE leaves nothing unused"),
+        ("an escape of another language", another(seeds, *escaped), "no escape of JSON"),
+        ("an escape of other digits", another(seeds, *halved), "no escape of JSON"),
+        ("half a character", another(seeds, *half), "no UTF-8"),
+        ("a name twice, of nothing", listed(seeds, ["", "u1", 0], ["", "u1", 0]), "arrays have different names"),
+        ("a dtype of a blank", listed(seeds, ["", "1 ", 0]), "no such dtype"),
+        ("33 sides", listed(seeds, ["", "u1", *[0] * 33]), "at most 32 sides"),
+        ("an array that is no list", listed(seeds, {"": 0, "u1": 0}), "an entry is a list"),
+        ("a centre alone", alone, "scaling has two arrays"),
+        ("a third of a scaling", with_array(with_array(alone, "scaling.scale", one + 1), "scaling.more", one), "scaling has two arrays"),
+        ("letters beyond the last", with_array(named, "readout.classes", beyond), "code points end at 10FFFF"),
+        ("labels of three sides", with_array(named, "readout.classes", np.full((3, 1, 1), 65, "u4")), "labels are (K, length)"),
+        ("labels beyond i8", changed(logit, put("classes", [1, 2**63])), "labels are of i8"),
+        ("labels of one number", another(changed(logit, put("classes", [0, 1])), b"[0,1]", b"[0,-0]"), "classes are different"),
+        ("labels but for zeros", changed(logit, put("classes", ["a", "a\0"])), "zeros at the end do not count"),
+        ("sides beyond all", changed(logit, put("operations", 0, "shape", [10**400, 5])), "fewer than 2^28 numbers"),
+    ]  # fmt: skip
+
+
+def misused(images, pooled):
+    """Files of operations that there are not."""
+    three = [3, 3, 3]
+    return [
+        ("a pool's mean", pool(images, dim=[2, 3]), "no such option"),
+        ("a pool's size", pool(images, output_size=2), "no such option"),
+        ("a pool of three sides", pool(images, kernel_size=three), "a number, or two at most"),
+        ("a kernel of nothing", pool(images, kernel_size=0), "at least 1"),
+        ("a padding of all", pool(images, padding=2), "at most half of the kernel"),
+        ("a padding of null", pool(images, padding=None), "no number"),
+        ("1 for ceil_mode", pool(images, ceil_mode=1), "no truth value"),
+        ("a maximum without borders", pool(images, count_include_pad=True), "no such option"),
+        ("two options in one", pool(images, **{"stride padding": 1}), "no such option"),
+        ("a divisor of 0", changed(images, put("operations", 6, "options", "divisor_override", 0)), "at least 1"),
+        ("a pool to one of two sizes", changed(images, put("operations", 7, "options", "output_size", [2])), "a number, or two"),
+        ("a pool to null", changed(images, put("operations", 7, "options", "output_size", None)), "no number"),
+        ("a mean of other sides", changed(pooled, put("operations", 2, "options", "dim", [3, 2])), "dim is [2, 3]"),
+        ("options that are none", changed(images, put("operations", 9, "options", None)), "no object"),
+        ("two for one", changed(images, put("operations", 9, "inputs", [9, 9])), "it takes one value"),
+        ("one for two", changed(images, put("operations", 4, "inputs", [4])), "it takes two values"),
+        ("4.0 bits", changed(pooled, put("operations", 3, "bits", 4.0)), "no whole number"),
+        ("a window of three", changed(pooled, put("operations", 0, "window", {"stride": three})), "pairs"),
+        ("a staircase without steps", changed(images, put("operations", 0, "uniform", [3, 0.0, 0.0, 0.0, 1.0])), "not increasing"),
+    ]  # fmt: skip
+
+
+def otherwise(content):
+    """The same network, written as others may: in other words and in other places."""
+    told, rest = parts_of(content)
+    about = json.loads(told)
+    about["operations"][5]["options"] |= {"stride": [1, 2], "dilation": [1], "kernel_size": [2]}
+    about["operations"][6]["options"] |= {"divisor_override": None, "ceil_mode": False}
+    about["operations"][6]["options"]["stride"] = 1
+    about["operations"][9]["options"] = {}
+    about = {"ä": ["\ud800", "𝄞", 1e300, None], **dict(reversed(about.items()))}
+    text = json.dumps(about, indent=1, ensure_ascii=False).encode(errors="surrogatepass")
+    text = text.replace(b"\xed\xa0\x80", b"\\ud800").replace(b'"bits"', b'"b\\u0069ts"', 1)
+    made = described(text, rest, 0)
+    old = b'{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}' % ((len(body_of(made)),) * 2)
+    new = b'{ "shape" : [%d], "data_offsets": [0, %d], "dtype":"U8" } }   ' % (
+        (len(body_of(made)),) * 2
+    )
+    return in_header(made, old, new)
+
+
 def refused(files):
     """(name, file, why) of files that no reader may take."""
     seeds, packed = (files[name] for name in [*files][:2])
-    named, logit, images = (files[[*files][k]] for k in (2, 5, 6))
+    named, logit, images, pooled = (files[[*files][k]] for k in (2, 5, 6, 7))
     told, rest = parts_of(seeds)
-    size = int.from_bytes(seeds[:8], "little")
-    body = seeds[8 + size :]
+    body = body_of(seeds)
     beyond = struct.pack("<I", 2**31) + body[4:]
     utf16 = described(told.decode().encode("utf-16"), rest)
     stuffed = described(told, rest)
-    end = 4 + int.from_bytes(parts_body(stuffed)[:4], "little")
-    behind = parts_body(stuffed)
+    behind = body_of(stuffed)
+    end = 4 + int.from_bytes(behind[:4], "little")
     behind = struct.pack("<I", end - 4 + 1) + behind[4:end] + b"\0" + behind[end:]
     operation = ("operations", 0)
     window = {"stride": [2, 1], "padding": [1, 2], "dilation": [1, 2], "groups": 3}
@@ -244,11 +370,8 @@ def refused(files):
         ("no weights at the end", changed(logit, lambda a: a["operations"].append({"name": "flatten"})), "ends in weights"),
         ("one level", changed(images, put(*operation, "uniform", [1, 0.0, 1.0, 0.0, 1.0])), "2 levels at least"),
         ("units too large", changed(images, put("operations", 1, "units", [113, 0])), "units from -112 to 112"),
+        *mistold(seeds, named, logit), *misused(images, pooled),
     ]  # fmt: skip
-
-
-def parts_body(content):
-    return content[8 + int.from_bytes(content[:8], "little") :]
 
 
 def last_bit(content, name):
@@ -261,6 +384,8 @@ def last_bit(content, name):
 def vectors():
     files = {name: net.to_bytes(weights) for name, (net, weights) in layered().items()}
     files |= {name: net.to_bytes() for name, net in operated().items()}
+    files["levels in tenths, and sums on thresholds"] = tied().to_bytes()
+    files["convolutions, pools and a sum, written otherwise"] = otherwise([*files.values()][6])
     told = [
         {"name": name, "file": base64.b64encode(content).decode(), "reason": why}
         for name, content, why in refused(files)

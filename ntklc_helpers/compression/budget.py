@@ -29,10 +29,9 @@ from .calibrate import (
 from .convert import converted
 from .converted import Agreement, ConvertedNetwork, tensor
 from .operations import Affine, Step, staircase_bytes
-from .reading import read
+from .reading import PROBE, read
 from .rounding import Bits
 
-_PROBE = 256
 # Parts that room is counted in; how near to the least room halving goes.
 _PARTS, _NEAR = 4096, 0.01
 
@@ -105,7 +104,7 @@ def compress_within(
     if not counts or not bits or any(b not in known for b in bits):
         raise ValueError("bits and levels must have an entry, bits among ternary, 2, 3, 4 and 8")
     seed, x = whole("seed", seed, 0), tensor(X)
-    steps = read(net, x[:_PROBE]).steps
+    steps = read(net, x[:PROBE]).steps
     options = _measured(steps, x, list(bits), counts, seed)
 
     @cache

@@ -23,7 +23,7 @@ from .converted import Agreement, ConvertedNetwork, agreed, known_classes, tenso
 from .layers import Drawn, TernaryLayer
 from .network import CompressedNetwork
 from .operations import run
-from .reading import SKLEARN, Original, plain, read, refusal
+from .reading import PROBE, SKLEARN, Original, plain, read, refusal
 from .readout import Readout
 from .rounding import Bits
 from .ternary import TernaryMatrix
@@ -34,8 +34,6 @@ Grid = Literal["uniform", "free"]
 
 # How far the data's scale may be from the one a random network was made for.
 _SCALE_TOLERANCE = 0.1
-# Rows on which each module is held against what its type says.
-_PROBE = 256
 
 
 @overload
@@ -190,7 +188,7 @@ def converted(
     if isinstance(levels, str | Matching):
         raise ValueError("levels must be numbers with bits: a Matching is of a RandomMLP")
     x = tensor(X)
-    original = read(net, x[:_PROBE])
+    original = read(net, x[:PROBE])
     names = _names(original, classes)
     found = calibrate(original.steps, x, levels, bits, seed)
     small = ConvertedNetwork(found.steps, tuple(x.shape[1:]), names, found.report)
@@ -239,9 +237,9 @@ def agreement(small: ConvertedNetwork, net: Any, X: ArrayLike) -> Agreement:
         raise TypeError(f"small must be a ConvertedNetwork, got {type(small).__name__}")
     after = small.outputs(X)
     x = tensor(X)
-    steps = read(net, x[:_PROBE]).steps
+    steps = read(net, x[:PROBE]).steps
     with torch.no_grad():
-        before = torch.cat([run(steps, rows) for rows in x.split(_PROBE)])
+        before = torch.cat([run(steps, rows) for rows in x.split(PROBE)])
     if before.shape != after.shape:
         raise ValueError(f"net must have {after.shape[1]} outputs, got {before.shape[1]}")
     return agreed(before, torch.from_numpy(after), small.classes is not None)
@@ -393,7 +391,7 @@ def _modules_read(net: nn.Sequential, X: NDArray) -> tuple[_Hidden, _Linear | No
     """
     hidden: _Hidden = []
     linear: _Linear | None = None
-    h = before = X[:_PROBE]
+    h = before = X[:PROBE]
     shown: NDArray | None = None
     modules = list(_leaves("net", net))
     for path, module in modules:

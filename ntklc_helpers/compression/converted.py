@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +19,8 @@ from .readout import share_right, two_classes
 from .storage import NetworkFileError, from_bytes, reason, replace_file, to_bytes
 
 _BATCH = 1024
+# What a description that is none makes of those who read it.
+_UNREADABLE = KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError
 
 
 @frozen
@@ -200,7 +202,13 @@ class ConvertedNetwork:
     @classmethod
     def from_bytes(cls, content: bytes) -> ConvertedNetwork:
         """The network in a file's content; NetworkFileError if there is none."""
-        tensors, about = from_bytes(content)
+        return cls.from_parts(*from_bytes(content))
+
+    @classmethod
+    def from_parts(
+        cls, tensors: Mapping[str, NDArray], about: Mapping[str, Any]
+    ) -> ConvertedNetwork:
+        """The network of a file's arrays and description; NetworkFileError if there is none."""
         try:
             steps = from_arrays(tensors, about["operations"], about["shape"])
             shape, last = tuple(about["shape"]), steps[-1].operation
@@ -210,11 +218,13 @@ class ConvertedNetwork:
             kinds = {type(label) for label in told} if isinstance(told, list) else {int}
             if kinds not in ({int}, {str}, set()):
                 raise ValueError("classes must be whole numbers, or all of them text")
+            if kinds == {int} and isinstance(told, list):
+                told = [whole("classes", label, -(2**63), 2**63 - 1) for label in told]
             if isinstance(told, int):
                 told = np.arange(whole("classes", told, 2, 2 * len(last.codes)))
             classes = known_classes(told, len(last.codes))
             return cls(steps, shape, classes)
-        except (KeyError, TypeError, ValueError, AttributeError, MemoryError) as error:
+        except _UNREADABLE as error:
             raise NetworkFileError(f"not a compressed network: {reason(error)}") from error
 
     def _known(self) -> None:

@@ -136,12 +136,12 @@ class IntegerLayer:
         if largest_code is None:
             return cls(weights, bounds, values, np.float64)
         # A whole number exceeds x where it exceeds ⌊x⌋. What is whole but for rounding is a tie,
-        # and a tie does not exceed.
-        bounds = np.floor(bounds + _TIE)
+        # and a tie does not exceed. Nothing exceeds what is no number.
+        bounds = np.nan_to_num(np.floor(bounds + _TIE), nan=np.inf)
         reach, codes = int(weights.row_nonzeros.max()) * largest_code, _code_type(largest_code)
         narrow = codes is np.int8 and reach <= np.iinfo(np.int16).max
         kind = np.iinfo(np.int16 if narrow else np.int32)
-        bounds = np.clip(bounds, -kind.max, kind.max).astype(kind.dtype)
+        bounds = np.clip(bounds, kind.min, kind.max).astype(kind.dtype)
         return cls(weights, bounds, values, codes)
 
     @cached_property

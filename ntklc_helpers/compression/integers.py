@@ -202,8 +202,10 @@ def bytes_as_they_are(low: NDArray, step: NDArray, shape: Any, padded: bool) -> 
     unit = 2.0 ** (math.frexp(float(np.abs([low, low + LARGEST * step]).max()))[1] - _BITS)
     gain, start = (np.rint(part / unit).astype(np.int64) for part in (step, low))
     both = np.stack([start, start + LARGEST * gain])
+    # The product is there before the start is added.
+    most = int(max(np.abs(both).max(), LARGEST * gain.max()))
     return Stage(
-        "input", (), shape, values_of(both, unit, 0.0, False), ends(0, int(np.abs(both).max())),
+        "input", (), shape, values_of(both, unit, 0.0, False), ends(0, most),
         Stairs(gain=gain, start=start),
     )  # fmt: skip
 

@@ -103,12 +103,14 @@ class TernaryLayer:
         distinct = np.unique(levels)
         if len(distinct) == 1:
             return None
-        step = float(np.diff(distinct).min())
-        codes = np.rint((levels - distinct[0]) / step)
-        base = float(np.mean(levels - step * codes))
-        off = np.abs(base + step * codes - levels).max()
-        if codes.max() >= _MOST_CODES or off > 1e-12 * np.ptp(distinct):
-            return None
+        with np.errstate(over="ignore", invalid="ignore"):  # of differences beyond float64
+            step = float(np.diff(distinct).min())
+            codes = np.rint((levels - distinct[0]) / step)
+            # Added in their order, so that whoever reads the file has the same bits.
+            base = float(np.cumsum(levels - step * codes)[-1] / len(levels))
+            off = np.abs(base + step * codes - levels).max()
+            if not (codes.max() < _MOST_CODES and off <= 1e-12 * np.ptp(distinct)):
+                return None
         first = np.rint(2 * base / step) / 2
         if abs(first) <= _MOST_CODES and abs(first * step - base) <= 1e-9 * step:
             return 0.0, step, codes + first

@@ -35,7 +35,23 @@ def load(path: str | os.PathLike) -> CompressedNetwork | ConvertedNetwork:
     """
     content = path_of(path).read_bytes()
     try:
-        converted = "operations" in from_bytes(content)[1]
-        return (ConvertedNetwork if converted else CompressedNetwork).from_bytes(content)
+        return of_bytes(content)
     except NetworkFileError as error:
         raise NetworkFileError(f"{os.fspath(path)}: {error}") from error
+
+
+def of_bytes(content: bytes) -> CompressedNetwork | ConvertedNetwork:
+    """The network in a file's content, of either kind; NetworkFileError if there is none.
+
+    Examples
+    --------
+    >>> from ntklc_helpers.compression.loading import of_bytes
+    >>> T = nh.compression.TernaryMatrix.from_dense([[1, -1]])
+    >>> layer = nh.compression.TernaryLayer(T, 1.0, nh.Quantized([0.5], [0.0, 1.0]))
+    >>> of_bytes(nh.CompressedNetwork([layer]).to_bytes()).p
+    2
+    """
+    tensors, about = from_bytes(content)
+    if "operations" in about:
+        return ConvertedNetwork.from_parts(tensors, about)
+    return CompressedNetwork.from_parts(tensors, about)

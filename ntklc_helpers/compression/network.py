@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal, get_args
@@ -288,7 +288,13 @@ class CompressedNetwork:
     @classmethod
     def from_bytes(cls, content: bytes) -> CompressedNetwork:
         """The network in a file's content; NetworkFileError if there is none."""
-        tensors, about = from_bytes(content)
+        return cls.from_parts(*from_bytes(content))
+
+    @classmethod
+    def from_parts(
+        cls, tensors: Mapping[str, NDArray], about: Mapping[str, Any]
+    ) -> CompressedNetwork:
+        """The network of a file's arrays and description; NetworkFileError if there is none."""
         parts: dict[str, dict[str, NDArray]] = defaultdict(dict)
         for name, array in tensors.items():
             part, _, array_name = name.partition(".")

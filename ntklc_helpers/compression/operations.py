@@ -377,16 +377,17 @@ def _grids(told: Sequence[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32
     m, *numbers = told
     at = np.arange(whole("uniform", m, 2, _MOST_LEVELS))
     start, step, low, rise = (number("uniform", value) for value in numbers)
-    thresholds, levels = start + step * at[:-1], low + rise * at
-    return thresholds.astype(np.float32), levels.astype(np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused
+        thresholds, levels = start + step * at[:-1], low + rise * at
+        return thresholds.astype(np.float32), levels.astype(np.float32)
 
 
 def _staircase(arrays: Mapping[str, NDArray], about: Mapping[str, Any]) -> Quantized:
     if "uniform" in about:
         thresholds, levels = _grids(about["uniform"])
         return Quantized(thresholds.astype(np.float64), levels.astype(np.float64))
-    if arrays["staircase"].dtype != np.float32:
-        raise ValueError("a staircase must be of float32")
+    if arrays["staircase"].dtype != np.float32 or len(arrays["staircase"]) > 2 * _MOST_LEVELS:
+        raise ValueError(f"a staircase must be of float32, and of at most {_MOST_LEVELS} levels")
     both = arrays["staircase"].astype(np.float64)
     return Quantized(both[: len(both) // 2], both[len(both) // 2 :])
 

@@ -31,6 +31,8 @@ SKLEARN = {"identity": "linear", "logistic": "sigmoid", "tanh": "tanh", "relu": 
 _DROPOUTS = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d | nn.AlphaDropout
 _NOTHING = _DROPOUTS | nn.FeatureAlphaDropout | nn.Identity
 _SHOWS = (F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, torch.sigmoid, F.sigmoid)
+# Rows on which each module is held against what its type says.
+PROBE = 256
 # Of the outputs' variance, what values that moved by a level may make up.
 _LEVELS_MOVED = 1e-3
 # Of each pooling: the module, and the options in the order that the function takes them.

@@ -102,7 +102,7 @@ class Readout:
         classes: NDArray | None = arrays["classes"]
         if classes is None or not classes.size:
             classes = None
-        elif classes.dtype == np.uint32 and classes.max() < 0x110000:
+        elif classes.dtype == np.uint32 and classes.ndim == 2 and classes.max() < 0x110000:
             classes = np.ascontiguousarray(classes).view(f"U{classes.shape[-1]}").ravel()
         return cls(arrays["weights"], arrays["scale"], arrays["bias"], classes)
 

@@ -31,8 +31,8 @@ FORMAT = "ntklc"
 VERSION = 2
 _MARK = b'{"__metadata__":{"ntklc":"'
 _BLANK = b"0" * 16
-# What a description may be of, and dtypes by their letters in it.
-_MOST_TEXT = 2**24
+# What a description may be of, how many sides an array has, and dtypes by their letters in it.
+_MOST_TEXT, _MOST_SIDES = 2**24, 32
 _DTYPES = {
     name: np.dtype(name).newbyteorder("<")
     for name in ("u1", "i1", "u2", "i2", "u4", "i4", "i8", "f2", "f4", "f8")
@@ -98,9 +98,14 @@ def _unpacked(told: bytes, rest: bytes) -> tuple[dict[str, NDArray], dict[str, A
         raise ValueError("the description does not end where it should")
     description = json.loads(text.decode(), parse_constant=_no_number)
     tensors: dict[str, NDArray] = {}
-    for name, kind, *sides in description.pop("arrays"):
+    listed = description.pop("arrays")
+    if not isinstance(listed, list) or not all(isinstance(entry, list) for entry in listed):
+        raise ValueError("arrays must be a list of lists")
+    for name, kind, *sides in listed:
         if not isinstance(name, str) or name in tensors:
             raise ValueError("arrays must have names of their own")
+        if len(sides) > _MOST_SIDES:
+            raise ValueError(f"arrays must have at most {_MOST_SIDES} sides")
         shape = [whole("a side of an array", side, 0, len(rest)) for side in sides]
         if kind not in _DTYPES:
             raise ValueError(f"there is no array of dtype {kind!r}")

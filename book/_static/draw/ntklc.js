@@ -16,6 +16,7 @@ const ntklc = (() => {
   const MOST_NUMBERS = 2 ** 28;
   const MOST_NEURONS = 2 ** 20;
   const MOST_OF_A_SIDE = 2 ** 12;
+  const MOST_SIDES = 32;
   const MOST_LEVELS = 2 ** 16;
   const LARGEST_UNIT = 112;
   const LARGEST_INPUT = 1e60;
@@ -447,7 +448,9 @@ const ntklc = (() => {
     const fits = view.getUint32(4, true) === 0 && 8 + size <= bytes.length;
     need(fits, "its header reaches beyond the end");
     const header = object("header", parse(text(bytes.subarray(8, 8 + size))));
-    const note = object("__metadata__", header.get("__metadata__")).get("ntklc");
+    const notes = object("__metadata__", header.get("__metadata__"));
+    for (const told of notes.values()) need(typeof told === "string", "its header is damaged");
+    const note = notes.get("ntklc");
     const [, version, ...more] = typeof note === "string" ? note.split(" ") : [];
     need(more.length === 0 && version !== undefined, "its header is damaged");
     need(version === VERSION, `of version ${version}; this reader reads version ${VERSION}`);
@@ -479,6 +482,7 @@ const ntklc = (() => {
       const known = typeof dtype === "string" && Object.hasOwn(DTYPES, dtype);
       need(known, `there is no array of dtype ${shown(dtype)}`);
       const left = held.length - at;
+      need(sides.length <= MOST_SIDES, `arrays must have at most ${MOST_SIDES} sides`);
       const shape = sides.map((side) => whole("a side of an array", side, 0, left));
       const [size, Kind, get] = DTYPES[dtype];
       const count = product(shape);
@@ -869,7 +873,7 @@ const ntklc = (() => {
       need(shape.length === 1, "classes must be a vector");
       return data;
     }
-    const spelled = dtype === "u4" && shape.length > 1 && data.every((code) => code < 0x110000);
+    const spelled = dtype === "u4" && shape.length === 2 && data.every((code) => code < 0x110000);
     need(spelled, "classes must be whole numbers or code points");
     const size = shape[shape.length - 1];
     const labels = [];
@@ -1104,6 +1108,7 @@ const ntklc = (() => {
       stairs = staircase(thresholds, at.map((i) => Math.fround(low + rise * i)));
     } else {
       const both = vector(arrays, "staircase", "f4");
+      need(both.length <= 2 * MOST_LEVELS, `there must be at most ${MOST_LEVELS} levels`);
       const cut = both.length >> 1;
       stairs = staircase(Array.from(both.slice(0, cut)), Array.from(both.slice(cut)));
     }
