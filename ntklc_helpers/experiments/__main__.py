@@ -18,6 +18,7 @@ from . import (
     kernel_machine,
     objectives,
     patches,
+    pruning_criteria,
     pruning_sweep,
     readouts,
     trained_networks,
@@ -31,6 +32,7 @@ RECORDS: command.Records = {
     "convolutions": convolutions.PRESETS,
     "kernel_machine": kernel_machine.PRESETS,
     "objectives": objectives.PRESETS,
+    "pruning_criteria": pruning_criteria.PRESETS,
     **conv_machine.PRESETS,
     **patches.PRESETS,
     **pruning_sweep.PRESETS,
@@ -50,7 +52,7 @@ CHAPTERS = {
     "14_mnist": ["trained_mnist_conv", "trained_mnist_connected", "trained_mnist_pruned"],
     "15_cifar10": ["cifar10_vgg19", "trained_cifar10_70kb", "trained_cifar10_150kb"],
     "16_convolutions": ["convolutions", *patches.PRESETS, *conv_machine.PRESETS],
-    "18_random_pruning": ["pruning_resnet20", "pruning_resnet50"],
+    "18_random_pruning": ["pruning_resnet20", "pruning_resnet50", "pruning_criteria"],
 }
 
 main = partial(command.main, RECORDS, CHAPTERS, __doc__.partition("\n\n")[0])
