@@ -19,7 +19,8 @@ from ntklc_helpers.experiments.pruning_criteria import (
     accuracies,
     connected,
 )
-from ntklc_helpers.experiments.records import RunError, read_record
+from ntklc_helpers.experiments.records import RunError, find_record, read_record
+from ntklc_helpers.experiments.runs import preset_of
 
 SMALL = attrs.evolve(PRESETS["smoke"], strategies=("random", "synflow"), widened=("snip",))
 
@@ -162,3 +163,9 @@ def test_every_strategy_prunes():
     assert {name.removesuffix("_rescaled") for name in STRATEGIES} == {
         "random", "magnitude", "snip", "grasp", "synflow",
     }  # fmt: skip
+
+
+def test_the_record_is_of_the_first_preset():
+    record = find_record("pruning_criteria")
+    assert preset_of(record.settings, PRESETS) == "paper"
+    assert record.settings["replicates"] >= 3 and len(accuracies(record, "random")[0]) == 6
