@@ -82,7 +82,6 @@ def test_principal_cosines_are_of_the_planes():
         (lambda: nh.relative_error(np.eye(3)[:2], np.eye(3)), "kernel must be a square matrix"),
         (lambda: nh.relative_error(np.zeros((3, 3)), np.eye(3)), "kernel must not be zero"),
         (lambda: nh.leading_eigenpairs(np.zeros((0, 0)), 1), "kernel must be a square matrix"),
-        (lambda: nh.theory.required_width([], [], 1.0), "widths must increase"),
         (lambda: nh.theory.principal_cosines(np.eye(3), np.eye(2)), "must have one shape"),
         (lambda: nh.relative_error(np.full((2, 2), np.nan), np.eye(2)), "kernel must be finite"),
         (lambda: nh.power_law([1, 2], [1, 2]), "one length of 3 or more"),
@@ -94,34 +93,3 @@ def test_principal_cosines_are_of_the_planes():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-# --- required width
-
-
-@given(slope=st.floats(-2, -0.1), start=st.floats(0.1, 10), share=st.floats(0.01, 0.99))
-def test_required_width_inverts_a_power_law(slope, start, share):
-    widths = np.array([10.0, 30, 100, 500])
-    width = 10 * 50**share
-    found = nh.theory.required_width(widths, start * widths**slope, start * width**slope)
-    assert found == pytest.approx(width, rel=1e-9)
-
-
-def test_required_width_is_the_first_crossing():
-    assert nh.theory.required_width([1, 2, 4, 8], [4, 1, 3, 0.5], 2.0) == pytest.approx(np.sqrt(2))
-
-
-@pytest.mark.parametrize(
-    ("widths", "errors", "target", "message"),
-    [
-        ([1, 2], [3.0, 1.0], 0.5, "errors must cross the target 0.5 .* they go from 3 to 1"),
-        ([1, 2], [3.0, 1.0], 4.0, "errors must cross the target"),
-        ([2, 1], [3.0, 1.0], 2.0, "widths must increase"),
-        ([1, 2, 3], [3.0, 1.0], 2.0, "widths must increase and be as many"),
-        ([1, 2], [3.0, 0.0], 2.0, "widths and errors must be positive"),
-        ([1, 2], [3.0, 1.0], -1.0, "target must be a positive"),
-    ],
-)
-def test_bad_sweeps_have_no_required_width(widths, errors, target, message):
-    with pytest.raises(ValueError, match=message):
-        nh.theory.required_width(widths, errors, target)

@@ -230,7 +230,7 @@ def test_the_command_makes_the_record_of_a_chapter(tmp_path, capsys):
 def test_the_command_makes_the_records_of_chapter_14(tmp_path, capsys):
     assert make(tmp_path, "18_random_pruning", *SWEEP, "--strategies", "random", "magnitude") == 0
     assert "magnitude" in capsys.readouterr().out
-    names = {"pruning_resnet20", "pruning_resnet50"}
+    names = {"pruning_resnet20", "pruning_resnet50", "pruning_criteria"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == names
     made = read_record(tmp_path / "res/pruning_resnet50")
     assert made.settings["network"] == "resnet_8"

@@ -13,7 +13,7 @@ from .layers import TernaryLayer
 from .loading import load
 from .network import CompressedNetwork, Memory
 from .operations import LayerReport
-from .pruning import prune_globally, rewind, snapshot, sparsity
+from .pruning import prune_globally, rewind, saliencies, snapshot, sparsity
 from .qat import prepare_qat
 from .readout import READOUT_DTYPES, Readout, fit_readout
 from .scaling import Scaling

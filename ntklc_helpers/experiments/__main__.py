@@ -18,6 +18,7 @@ from . import (
     kernel_machine,
     objectives,
     patches,
+    pruning_criteria,
     pruning_sweep,
     published_kernels,
     published_programs,
@@ -33,6 +34,7 @@ RECORDS: command.Records = {
     "convolutions": convolutions.PRESETS,
     "kernel_machine": kernel_machine.PRESETS,
     "objectives": objectives.PRESETS,
+    "pruning_criteria": pruning_criteria.PRESETS,
     "published_kernels": published_kernels.PRESETS,
     "published_programs": published_programs.PRESETS,
     **conv_machine.PRESETS,
@@ -56,7 +58,7 @@ CHAPTERS = {
     "14_mnist": ["trained_mnist_conv", "trained_mnist_connected", "trained_mnist_pruned"],
     "15_cifar10": ["cifar10_vgg19", "trained_cifar10_70kb", "trained_cifar10_150kb"],
     "16_convolutions": ["convolutions", *patches.PRESETS, *conv_machine.PRESETS],
-    "18_random_pruning": ["pruning_resnet20", "pruning_resnet50"],
+    "18_random_pruning": ["pruning_resnet20", "pruning_resnet50", "pruning_criteria"],
     "21_slips": ["published_programs"],
 }
 

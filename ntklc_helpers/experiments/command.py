@@ -15,7 +15,7 @@ import attrs
 from ..data.files import DataError
 from .image_nets import TrainingSettings
 from .records import RunError, measured, read_record
-from .runs import Experiment, Settings
+from .runs import Settings
 
 # By name of a record, its experiments by name of a preset; by name of a chapter, its records.
 Records = Mapping[str, Mapping[str, Settings]]
@@ -34,7 +34,8 @@ def parser(records: Records, chapters: Chapters, about: str) -> argparse.Argumen
         one.add_argument("--results", type=Path, required=True, help="folder for CSV and JSON")
         one.add_argument("--preset", choices=presets, default="paper")
         one.add_argument("--replace", action=argparse.BooleanOptionalAction, default=False)
-        training = get_type_hints(TrainingSettings) if issubclass(kind, Experiment) else {}
+        trained = "training" in attrs.fields_dict(kind)
+        training = get_type_hints(TrainingSettings) if trained else {}
         options = get_type_hints(kind) | training | _how(kind)
         for option, hint in options.items():
             if hint is not TrainingSettings:
@@ -66,9 +67,8 @@ def chosen(preset: Settings, given: Mapping[str, Any]) -> Settings:
         own = {name: given[name] for name in attrs.fields_dict(type(one)) if name in given}
         return attrs.evolve(one, **own, **others)
 
-    if not isinstance(preset, Experiment):
-        return changed(preset)
-    return changed(preset, training=changed(preset.training))
+    training = getattr(preset, "training", None)
+    return changed(preset) if training is None else changed(preset, training=changed(training))
 
 
 def _ready(experiment: Settings, stem: Path, replace: bool) -> None:

@@ -19,10 +19,10 @@ from .metrics import (
     power_law,
     principal_cosines,
     relative_error,
-    required_width,
     spectral_norm,
 )
 from .moments import gaussian_moments
+from .needed_width import offset_power_law, required_width, width_exponent
 from .networks import RandomMLP, empirical_ck, empirical_ntk
 from .operators import KernelEquivalent
 from .pruned import first_layer_correction, pruned_limit_kernels

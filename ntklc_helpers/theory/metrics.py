@@ -11,7 +11,7 @@ from scipy.linalg import eigh, orthogonal_procrustes, svdvals
 from scipy.sparse.linalg import ArpackError, eigsh
 from scipy.stats import linregress
 
-from .._checks import array, positive, same_length, samples, whole
+from .._checks import array, same_length, samples, whole
 from .operators import KernelEquivalent
 
 FloatArray = NDArray[np.float64]
@@ -146,33 +146,6 @@ def power_law(x: ArrayLike, y: ArrayLike) -> PowerLaw:
         raise ValueError("x and y must be positive to be fitted on log axes")
     fit = linregress(np.log(x), np.log(y))
     return PowerLaw(float(fit.slope), float(fit.stderr), float(np.exp(fit.intercept)))
-
-
-def required_width(widths: ArrayLike, errors: ArrayLike, target: float) -> float:
-    """The width at which the error first falls to ``target``, between widths on log axes.
-
-    Refused as for :func:`power_law`, and if the widths (k,) do not increase, or the errors (k,) do
-    not cross the target between the first width and the last: nothing is extrapolated.
-
-    Examples
-    --------
-    >>> round(nh.theory.required_width([100, 400], [0.4, 0.1], target=0.2), 9)
-    200.0
-    """
-    widths, errors = array("widths", widths, 1), array("errors", errors, 1)
-    target = positive("target", target)
-    if not len(widths) or len(widths) != len(errors) or (np.diff(widths) <= 0).any():
-        raise ValueError("widths must increase and be as many as errors")
-    if (widths <= 0).any() or (errors <= 0).any():
-        raise ValueError("widths and errors must be positive")
-    below = int(np.argmax(errors <= target))
-    if errors[0] <= target or errors[below] > target:
-        raise ValueError(
-            f"errors must cross the target {target:.3g} between the first width and the last; "
-            f"they go from {errors[0]:.3g} to {errors[-1]:.3g}"
-        )
-    x, y = np.log(widths[below - 1 : below + 1]), np.log(errors[below - 1 : below + 1])
-    return float(np.exp(x[0] + (np.log(target) - y[0]) * (x[1] - x[0]) / (y[1] - y[0])))
 
 
 def _square(argument: str, values: Any) -> FloatArray:
