@@ -213,3 +213,10 @@ def test_the_record_of_photographs_keeps_what_is_promised():
     reported = next(other for other in LITERATURE if other.name == "bitnet-edge")
     assert row.bytes <= 70_000 and row.accuracy >= 85 > reported.accuracy + 15
     assert record.provenance["seconds"] <= 3 * 3600
+
+
+def test_twice_the_bytes_are_worth_something_on_photographs():
+    mean, record = recorded("trained_cifar10_150kb")
+    small, large = recorded("trained_cifar10_70kb")[0].iloc[0], mean.loc["residual, 150 kB"]
+    assert small.bytes < large.bytes <= 150_000 and large.accuracy > small.accuracy + 0.5
+    assert record.provenance["seconds"] <= 3 * 3600
