@@ -19,7 +19,8 @@ from ntklc_helpers.experiments.published_programs import (
     readouts,
     reported,
 )
-from ntklc_helpers.experiments.records import read_record
+from ntklc_helpers.experiments.records import find_record, read_record
+from ntklc_helpers.experiments.runs import preset_of
 
 SMOKE = PRESETS["smoke"]
 MATCH, REWRITE = PROGRAMS.values()
@@ -157,3 +158,11 @@ def test_settings_that_are_none():
     ]:
         with pytest.raises(ValueError, match=message):
             attrs.evolve(SMOKE, **change).check(load_pair("digits"))
+
+
+def test_the_record_is_of_the_programs_own_settings():
+    record = find_record("published_programs")
+    assert preset_of(record.settings, PRESETS) == "paper"
+    assert record.settings["epochs"] == 500 and record.settings["per_class"] == 5000
+    found = effects(record.table).set_index(["program", "slip"])
+    assert len(found) == 10 and found.notna().all().all()
