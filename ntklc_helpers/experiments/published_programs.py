@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,8 @@ BIASES = "random biases"
 PUBLISHED, DENSE, MATCHED = "as published", "dense, ReLU", "ternary, 16 levels"
 """Networks: the published staircases, and beside them ReLU itself and this book's compression."""
 _SPARSITY = 0.9
+
+Parts = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
 @frozen
@@ -156,15 +158,17 @@ class PublishedPrograms(Study):
         with begin(self, folder, device) as run:
             rows, seconds = [], 0.0
             for name in self.programs:
+                sizes = self.per_class, self.per_class_test
+                parts = cache(partial(_parts, run.images, PROGRAMS[name], *sizes))
                 for network in (PUBLISHED, DENSE, MATCHED):
                     for seed in range(self.seed, self.seed + self.n_draws):
-                        found, spent = self._draw(run, name, network, seed)
+                        found, spent = self._draw(run, parts, name, network, seed)
                         rows += found
                         seconds += spent
             return run.record(rows, {"trainings": seconds})
 
     def _draw(
-        self, run: Run, name: str, network: str, seed: int
+        self, run: Run, parts: Callable[[], Parts], name: str, network: str, seed: int
     ) -> tuple[list[dict[str, Any]], float]:
         """Rows of all variants; those that differ in what is read off share a training."""
         program, rows, spent = PROGRAMS[name], [], {}
@@ -172,7 +176,7 @@ class PublishedPrograms(Study):
             how = made & {SORTED, SOLVER, SIGN, BIASES}
             told = "-".join(str(program.slips.index(slip)) for slip in program.slips if slip in how)
             stage = f"{name}-{network}-{told}-{seed}".replace(" ", "-").replace(",", "")
-            train = partial(self._curves, run, program, network, how, seed)
+            train = partial(self._curves, run, parts, program, network, how, seed)
             curves = run.once(stage, train)
             spent[stage] = curves["seconds"]
             epoch, accuracy = reported(program, curves, made)
@@ -184,13 +188,19 @@ class PublishedPrograms(Study):
         return rows, sum(spent.values())
 
     def _curves(
-        self, run: Run, program: Program, network: str, made: frozenset[str], seed: int
+        self,
+        run: Run,
+        parts: Callable[[], Parts],
+        program: Program,
+        network: str,
+        made: frozenset[str],
+        seed: int,
     ) -> dict[str, Any]:
-        parts = _parts(run.images, program, self.per_class, self.per_class_test)
         widths = [-(-width // self.shrink) for width in program.widths]
-        forward = _network(program, network, made, widths, parts["train"][0].shape[1], seed)
+        p = parts()["train"][0].shape[1]
+        forward = _network(program, network, made, widths, p, seed)
         ready = {
-            part: (forward(X.to(run.device)), y.to(run.device)) for part, (X, y) in parts.items()
+            part: (forward(X.to(run.device)), y.to(run.device)) for part, (X, y) in parts().items()
         }
         return readouts(
             ready.pop("train"), ready, program, self.epochs, SORTED in made, seed,
@@ -207,9 +217,7 @@ def _first(y: NDArray, classes: int, start: int, stop: int) -> NDArray:
     return np.concatenate([np.flatnonzero(y == k)[start:stop] for k in range(classes)])
 
 
-def _parts(
-    images: Images, program: Program, per_class: int, per_class_test: int
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def _parts(images: Images, program: Program, per_class: int, per_class_test: int) -> Parts:
     """Rows, normalised over all images of the classes, and labels: train, test, own, validation."""
     (X, y), (X_test, y_test) = (
         (X.reshape(len(X), -1)[y < program.classes].astype(np.float64), y[y < program.classes])
