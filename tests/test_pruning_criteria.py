@@ -9,7 +9,7 @@ from torch import nn
 from ntklc_helpers.compression.pruning import prune_globally, snapshot, sparsity
 from ntklc_helpers.compression.train import evaluate
 from ntklc_helpers.experiments import pruning_criteria
-from ntklc_helpers.experiments.image_nets import train
+from ntklc_helpers.experiments.image_nets import drawn, fully_connected, train
 from ntklc_helpers.experiments.images import load_pair
 from ntklc_helpers.experiments.pruning_criteria import (
     DENSE,
@@ -17,12 +17,18 @@ from ntklc_helpers.experiments.pruning_criteria import (
     STRATEGIES,
     PruningCriteria,
     accuracies,
-    connected,
 )
 from ntklc_helpers.experiments.records import RunError, find_record, read_record
 from ntklc_helpers.experiments.runs import preset_of
 
 SMALL = attrs.evolve(PRESETS["smoke"], strategies=("random", "synflow"), widened=("snip",))
+
+
+def connected(hidden, shape, seed):
+    """A network of ten classes with weights drawn by that seed."""
+    with torch.device("meta"):
+        net = fully_connected(hidden, shape)
+    return drawn(net, seed)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +75,7 @@ def test_a_row_is_that_network(strategy):
     X, y, X_test, y_test = (torch.tensor(array) for array in images.arrays)
     order = np.random.default_rng(0).permutation(300)
     first, draw, shuffle = np.random.default_rng([0, 1]).integers(2**63, size=3).tolist()
-    net = connected((63, 32), (1, 8, 8), 10, first)
+    net = connected((63, 32), (1, 8, 8), first)
     start = snapshot(net)
     some = order[30:130]
     prune_globally(net, 0.9, strategy.partition("_")[0], seed=draw, X=X[some], y=y[some])
@@ -124,7 +130,7 @@ def test_root_leaves_as_many_weights_between_hidden_layers():
 
 
 def test_networks_are_drawn_as_others_are():
-    net = connected((2000, 300), (1, 10, 10), 10, seed=3)
+    net = connected((2000, 300), (1, 10, 10), seed=3)
     assert [part.weight.std().item() for part in net if isinstance(part, nn.Linear)] == (
         pytest.approx([(2 / 100) ** 0.5, (2 / 2000) ** 0.5, (2 / 300) ** 0.5], rel=0.05)
     )

@@ -10,6 +10,7 @@ import os
 import re
 from collections import deque
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -47,11 +48,22 @@ trained on two cores in minutes. ``vgg_tiny`` is for images of 8 × 8.
 """
 
 
+def fully_connected(hidden: Sequence[int], shape: Shape, n_classes: int = 10) -> nn.Sequential:
+    """Layers of those widths, ReLU between them, for images.
+
+    Examples
+    --------
+    >>> fully_connected((30, 20), (1, 8, 8))[-1]
+    Linear(in_features=20, out_features=10, bias=True)
+    """
+    sizes = [shape[0] * shape[1] * shape[2], *hidden]
+    layers = [part for a, b in pairwise(sizes) for part in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(nn.Flatten(), *layers, nn.Linear(sizes[-1], n_classes))
+
+
 def lenet_300_100(shape: Shape, n_classes: int = 10) -> nn.Sequential:
     """LeNet-300-100 (LeCun et al., 1998): hidden layers of 300 and 100 units, ReLU."""
-    first, second = nn.Linear(shape[0] * shape[1] * shape[2], 300), nn.Linear(300, 100)
-    last = nn.Linear(100, n_classes)
-    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), second, nn.ReLU(), last)
+    return fully_connected((300, 100), shape, n_classes)
 
 
 def _convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> list[nn.Module]:

@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from attrs import Factory, evolve, frozen
 from numpy.typing import NDArray
-from torch import nn
 
 from .._checks import FloatArray, checked, each, inside, one_of, positive, whole
 from ..compression.pruning import STRATEGIES as KINDS
 from ..compression.pruning import prune_globally, rewind, snapshot, sparsity
 from ..compression.train import evaluate
-from .image_nets import TrainingSettings, drawn, train
+from .image_nets import TrainingSettings, drawn, fully_connected, train
 from .images import Images
 from .pruning_sweep import one_thread
 from .records import Record, draws
@@ -176,7 +175,9 @@ class PruningCriteria(Study):
     ) -> dict[str, Any]:  # fmt: skip
         """One network, drawn, pruned and trained."""
         seeds = np.random.default_rng([self.seed, replicate]).integers(2**63, size=3).tolist()
-        net = connected(self.widths(left, widening), *run.images.kind, seeds[0]).to(run.device)
+        with torch.device("meta"):
+            net = fully_connected(self.widths(left, widening), *run.images.kind)
+        net = drawn(net, seeds[0]).to(run.device)
         if strategy != DENSE:
             first, kind = snapshot(net), strategy.removesuffix("_rescaled")
             prune_globally(net, 1 - left, kind, seed=seeds[1], X=task.scored[0], y=task.scored[1])
@@ -215,24 +216,6 @@ def _row(study: PruningCriteria, strategy: str, widening: str, left: float, repl
         "strategy": strategy, "widening": widening, "left": left, "hidden": widths,
         "replicate": replicate,
     }  # fmt: skip
-
-
-def connected(
-    hidden: tuple[int, ...], shape: tuple[int, int, int], n_classes: int, seed: int
-) -> nn.Sequential:
-    """A fully connected ReLU network for images, its weights drawn as by ``image_nets.build``.
-
-    Examples
-    --------
-    >>> connected((300, 100), (1, 28, 28), 10, seed=0)[-1]
-    Linear(in_features=100, out_features=10, bias=True)
-    """
-    sizes = [int(np.prod(shape)), *hidden]
-    with torch.device("meta"):
-        pairs = zip(sizes, hidden, strict=False)
-        layers = [part for a, b in pairs for part in (nn.Linear(a, b), nn.ReLU())]
-        net = nn.Sequential(nn.Flatten(), *layers, nn.Linear(sizes[-1], n_classes))
-    return drawn(net, seed)
 
 
 def accuracies(

@@ -241,10 +241,14 @@ def _parts(images: Images, program: Program, per_class: int, per_class_test: int
 
 
 @cache
-def _staircases(solver: bool, rewritten: bool) -> tuple[Quantized, ...]:
-    if not solver:
-        return match(RELUS, 1.0, "paper").activations
+def _staircases(network: str, solver: bool, rewritten: bool) -> tuple[AnyActivation, ...]:
+    if network == DENSE:
+        return tuple(RELUS)
+    if network == MATCHED or not solver:
+        return match(RELUS, 1.0, 16 if network == MATCHED else "paper").activations
     found = match(RELUS, 1.0, "script")
+    if not rewritten:
+        return found.activations
     last = gaussian_moments(RELUS[-1], found.original[-2].tau)
     step = script_sigma_q(last, found.compressed[-2].tau, rewritten)
     assert step is not None
@@ -255,11 +259,8 @@ def _network(
     program: Program, network: str, made: frozenset[str], widths: Sequence[int], p: int, seed: int
 ) -> Any:
     """Features of rows, as the program computes them."""
-    law, activations = program.law, tuple[AnyActivation, ...](RELUS)
-    if network == PUBLISHED:
-        activations = _staircases(SOLVER in made, program.rewritten)
-    elif network == MATCHED:
-        law, activations = Ternary(_SPARSITY), match(RELUS, 1.0, 16).activations
+    law = Ternary(_SPARSITY) if network == MATCHED else program.law
+    activations = _staircases(network, SOLVER in made, program.rewritten)
     layers, tau = [], 1.0
     for i, (act, width, below) in enumerate(
         zip(activations, widths, (p, *widths[:-1]), strict=True), start=1
