@@ -6,12 +6,17 @@ so do the three ways of getting a kernel.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import base64
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import seaborn as sns
+from attrs import frozen
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
@@ -206,3 +211,138 @@ def falling_error(
     ax.set_xticks(list(x), [f"{value:g}" for value in x])
     # Minor ticks stay on the axis of errors: within one decade they are the only labels but one.
     ax.xaxis.set_minor_locator(NullLocator())
+
+
+# What moves the slider: it finds its own box, since a page may have several.
+_MOVE = """
+(() => {
+  const box = document.currentScript.parentElement;
+  const [image, control, data] = box.children;
+  const frames = JSON.parse(data.textContent);
+  const [input, output] = control.querySelectorAll("input, output");
+  input.addEventListener("input", () => {
+    const [value, picture] = frames[input.value];
+    image.src = "data:image/png;base64," + picture;
+    output.textContent = value;
+    input.setAttribute("aria-valuetext", value);
+  });
+  control.style.display = "flex";
+})();
+"""
+
+
+@frozen
+class Slider:
+    """A figure that a slider moves, as :func:`slider` makes it.
+
+    Attributes
+    ----------
+    label, alt : str
+    frames : tuple of (str, str)
+        Each value as it is shown, and its picture: PNG in base64.
+    start : int
+        The frame that is shown first, and alone where there are no scripts.
+    """
+
+    label: str
+    alt: str
+    frames: tuple[tuple[str, str], ...]
+    start: int
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        return {
+            "text/html": self.to_html(),
+            "image/png": self.frames[self.start][1],
+            "text/plain": f"{self.label}: {', '.join(value for value, _ in self.frames)}",
+        }
+
+    def to_html(self) -> str:
+        """A picture, its control, and the script that joins them: no other file is needed.
+
+        Examples
+        --------
+        >>> page = Slider("size", "a square", (("1", "AA=="), ("2", "AB==")), 0).to_html()
+        >>> page.count("<img"), 'max="1"' in page
+        (1, True)
+        """
+        value, picture = self.frames[self.start]
+        text = escape(self.label)
+        frames = json.dumps(self.frames).replace("<", "\\u003c")
+        return (
+            '<div class="ntklc-slider">'
+            f'<img alt="{escape(self.alt)}" src="data:image/png;base64,{picture}">'
+            '<label style="display: none; gap: 0.8em; align-items: center">'
+            f"<span>{text}</span>"
+            f'<input type="range" min="0" max="{len(self.frames) - 1}" value="{self.start}"'
+            f' aria-valuetext="{escape(value)}" style="flex: 1 1 8em; min-width: 6em">'
+            f'<output style="min-width: 4em">{escape(value)}</output></label>'
+            f'<script type="application/json">{frames}</script>'
+            f"<script>{_MOVE}</script></div>"
+        )
+
+
+def slider(
+    draw: Callable[[Any], Figure],
+    values: Mapping[str, Any],
+    *,
+    label: str,
+    alt: str,
+    start: str | None = None,
+) -> Slider:
+    """A figure with a slider that needs neither a kernel nor a network: all frames are drawn now.
+
+    On a page it moves by touch, mouse and arrow keys; where there are no scripts, and in print, it
+    is the figure of ``start``.
+
+    Parameters
+    ----------
+    draw : callable
+        From a value to a figure, of one size for all and best with the same axes. It is closed.
+    values : mapping
+        From what the slider shows to what ``draw`` is given, in order.
+    label : str
+        What moves, in plain text.
+    alt : str
+        What is to be seen, for those who do not see it.
+    start : str, optional
+        A key of ``values``; by default the one in the middle.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two values, ``start`` is none of them, or sizes differ.
+
+    Examples
+    --------
+    >>> def line(slope):
+    ...     fig, axes = plots.grid(1, 1)
+    ...     axes[0, 0].plot([0, slope])
+    ...     return fig
+    >>> plots.slider(line, {"1": 1, "2": 2, "3": 3}, label="slope", alt="A line.").start
+    1
+    """
+    from matplotlib.pyplot import close
+
+    shown = list(values)
+    if len(shown) < 2:
+        raise ValueError(f"values must be at least two, got {len(shown)}")
+    if start is not None and start not in values:
+        raise ValueError(f"start must be among {', '.join(shown)}, got {start!r}")
+    frames, sizes = [], set()
+    for name, value in values.items():
+        figure = draw(value)
+        sizes.add(tuple(figure.get_size_inches()))
+        close(figure)
+        frames.append((name, _picture(figure)))
+    if len(sizes) > 1:
+        raise ValueError(f"draw must give figures of one size, got {sorted(sizes)} inches")
+    first = len(shown) // 2 if start is None else shown.index(start)
+    return Slider(label, alt, tuple(frames), first)
+
+
+def _picture(figure: Figure) -> str:
+    """PNG in base64, of the figure's size whatever is drawn: frames must not jump."""
+    file = io.BytesIO()
+    with mpl.rc_context({"savefig.bbox": "standard"}):
+        figure.savefig(file, format="png", dpi=mpl.rcParams["figure.dpi"])
+    return base64.b64encode(file.getvalue()).decode("ascii")

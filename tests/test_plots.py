@@ -1,5 +1,8 @@
 """Figures: that what is drawn is what was passed."""
 
+import base64
+import struct
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -72,3 +75,37 @@ def test_falling_error_writes_the_slope():
     plots.falling_error(axes[0, 0], x, errors, fit, label="CK")
     labels = axes[0, 0].get_legend_handles_labels()[1]
     assert labels == [rf"CK: slope ${fit.slope:.2f} \pm {fit.slope_error:.2f}$"]
+
+
+def a_line(slope):
+    fig, axes = plots.grid(1, 1, height=2 + (slope == 9))
+    axes[0, 0].plot([0, slope], label="x" * slope * 20)
+    axes[0, 0].legend()
+    return fig
+
+
+def png_size(picture):
+    return struct.unpack(">II", base64.b64decode(picture)[16:24])
+
+
+def test_all_frames_of_a_slider_have_one_size_whatever_is_drawn():
+    slider = plots.slider(a_line, {"one": 1, "two <3": 2, "five": 5}, label="slope & co", alt="A")
+    sizes = {png_size(picture) for _, picture in slider.frames}
+    assert len(sizes) == 1 and len({picture for _, picture in slider.frames}) == 3
+    assert not plt.get_fignums()
+    bundle = slider._repr_mimebundle_()
+    assert bundle["image/png"] == slider.frames[1][1]
+    assert "two &lt;3" in bundle["text/html"] and "slope &amp; co" in bundle["text/html"]
+
+
+@pytest.mark.parametrize(
+    ("values", "start", "message"),
+    [
+        ({"1": 1}, None, "values must be at least two, got 1"),
+        ({"1": 1, "2": 2}, "3", "start must be among 1, 2, got '3'"),
+        ({"1": 1, "9": 9}, None, "draw must give figures of one size"),
+    ],
+)
+def test_what_a_slider_cannot_show_is_refused(values, start, message):
+    with pytest.raises(ValueError, match=message):
+        plots.slider(a_line, values, label="slope", alt="A line.", start=start)
