@@ -41,7 +41,7 @@ book/notebooks/15_cifar10.ipynb: $(wildcard $(addprefix book/results/,cifar10_* 
 book/notebooks/16_convolutions.ipynb: $(wildcard $(addprefix book/results/,convolutions.* patches*.* conv_machine*.*))
 book/notebooks/17_bytes_and_inference.ipynb: $(wildcard book/results/inference.* book/results/chip.*)
 book/notebooks/18_random_pruning.ipynb: $(wildcard book/results/pruning_*)
-book/notebooks/20_your_own_network.ipynb: $(wildcard book/results/conversions.*)
+book/notebooks/20_your_own_network.ipynb book/notebooks/22_issues_answered.ipynb: $(wildcard book/results/conversions.*)
 book/notebooks/21_slips.ipynb: $(wildcard book/results/published_programs.*)
 
 # A chapter that shows others' numbers runs again when one of these changed, not when a sentence did:
@@ -50,10 +50,10 @@ build/recorded/%.json: book/notebooks/%.ipynb
 	@test -f $@ || $(BUILD) recorded $*
 
 book/notebooks/15_cifar10.ipynb: build/recorded/14_mnist.json
-LEDGER := 22_ledger
+LEDGER := 23_ledger
 book/notebooks/$(LEDGER).ipynb: $(patsubst %,build/recorded/%.json,$(filter-out $(LEDGER),$(CHAPTERS)))
 
-$(HTML): $(EXECUTED) $(PAGES) $(SOURCES) _config.yml book/colophon.py book/reference.py
+$(HTML): $(EXECUTED) $(PAGES) $(SOURCES) _config.yml $(addprefix book/,colophon.py measured.py reference.py)
 	@$(BUILD) pages
 
 # A chapter that shows something else the second time is an error; `make -k again` runs all.

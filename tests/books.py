@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 KEPT = ROOT / "build/smoke"
 # Two chapters at a time, each on the one thread that the environment below allows.
 TWO_AT_A_TIME = ("-j2", "-Otarget", "PARALLEL=1", "PROFILE=smoke")

@@ -20,7 +20,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from books import ROOT, TWO_AT_A_TIME, command, environment, make
+from books import CHAPTERS, ROOT, TWO_AT_A_TIME, command, environment, make
 
 
 def chapters_run(result):
@@ -28,9 +28,6 @@ def chapters_run(result):
 
 
 # --- the book itself
-
-
-CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
 def test_the_book_is_built_without_a_warning(smoke_book):
@@ -250,29 +247,29 @@ def test_the_ledger_runs_again_when_a_recorded_number_changed_and_only_then(smal
     code = """import json
 chapter = json.load(open("book/notebooks/02_second.ipynb"))
 print("read", *chapter["cells"][-1]["outputs"][0]["text"])"""
-    write_chapter(small, "22_ledger", enumerate([code]))
-    write_profile(small, "smoke", **{"01_first": {"size": 2}, "02_second": {}, "22_ledger": {}})
-    ledger = "book/notebooks/22_ledger.ipynb"
+    write_chapter(small, "23_ledger", enumerate([code]))
+    write_profile(small, "smoke", **{"01_first": {"size": 2}, "02_second": {}, "23_ledger": {}})
+    ledger = "book/notebooks/23_ledger.ipynb"
 
     def runs():
-        return outcome(small, targets=[*EXECUTED, ledger])[0], output_of(small, "22_ledger")
+        return outcome(small, targets=[*EXECUTED, ledger])[0], output_of(small, "23_ledger")
 
     write_recording_chapter(small, "one", 5)
-    assert runs() == (["02_second", "22_ledger"], "read 5\n\n")
+    assert runs() == (["02_second", "23_ledger"], "read 5\n\n")
     write_recording_chapter(small, "other words", 5)
     assert runs() == (["02_second"], "read 5\n\n")
     write_chapter(small, "01_first", enumerate(["print('changed')"]))
     assert runs() == (["01_first"], "read 5\n\n")
     write_recording_chapter(small, "other words", 6)
-    assert runs() == (["02_second", "22_ledger"], "read 6\n\n")
+    assert runs() == (["02_second", "23_ledger"], "read 6\n\n")
     assert runs() == ([], "read 6\n\n")
 
     # The ledger was stopped after the numbers were put down: it is still to be run.
     write_recording_chapter(small, "other words", 7)
     assert outcome(small, targets=EXECUTED)[0] == ["02_second"]
-    assert runs() == (["22_ledger"], "read 7\n\n")
+    assert runs() == (["23_ledger"], "read 7\n\n")
     (small / "build/recorded/02_second.json").unlink()
-    assert runs() == (["22_ledger"], "read 7\n\n")
+    assert runs() == (["23_ledger"], "read 7\n\n")
 
 
 def test_another_profile_runs_every_chapter_again(small):

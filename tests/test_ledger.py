@@ -158,7 +158,7 @@ def test_one_draw_tells_nothing():
 
 # --- the claims of the ledger's chapter, judged by other numbers than those of this build
 
-LEDGER = Path(__file__).parents[1] / "notebooks/22_ledger.ipynb"
+LEDGER = Path(__file__).parents[1] / "notebooks/23_ledger.ipynb"
 
 
 def claims():

@@ -45,6 +45,14 @@ def test_files_that_are_named_exist(page):
         assert (ROOT / name).exists(), name
 
 
+def test_the_numbers_are_those_of_the_records(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "book"))
+    import measured
+
+    told = re.findall(r"\*\*([\d.,]+%?)[^*]*\*\*", PAGES["README.md"])
+    assert set(told) == set(measured.of_records().values()) and len(set(told)) == len(told)
+
+
 def test_the_example(capsys, tmp_path, monkeypatch):
     (example,) = re.findall(r"```python\n(.*?)```", PAGES["README.md"], re.DOTALL)
     monkeypatch.chdir(tmp_path)
