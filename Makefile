@@ -14,7 +14,7 @@ CHAPTERS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env build test test-browser lab bench record gpu-record colab lint clean FORCE
+.PHONY: help env build test test-browser print lab bench record gpu-record colab lint clean FORCE
 MAKEFLAGS += --no-builtin-rules
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make again  run the chapters a second time and compare all that they show, but for times"
 	@echo "make test   run the tests, which also build the whole book in the smoke profile"
 	@echo "make test-browser  read every page of that book in chromium, without a network"
+	@echo "make print  the built book as one PDF, by chromium: book/_build/book.pdf"
 	@echo "make lab    open the chapters' sources in JupyterLab"
 	@echo "make bench  run the benchmarks"
 	@echo "make record  make the records of a long run (CHAPTER=04_ck_theory_vs_simulation, 12_…, 13_…, 14_…, 15_…, 16_… or 18_…)"
@@ -81,6 +82,9 @@ test: $(INSTALLED)
 test-browser: $(INSTALLED)
 	$(BIN)/python -m pytest -m browser
 
+print: $(INSTALLED)
+	@$(BIN)/python book/printed.py
+
 lab: $(INSTALLED)
 	$(BIN)/python -m jupyterlab --LabApp.default_url=/lab/tree/notebooks
 
@@ -95,7 +99,10 @@ record gpu-record: $(INSTALLED)
 	    --results book/results $(OPTIONS)
 
 # Needed once the book has an address on GitHub: its pages then have a button for Colab.
-colab: $(INSTALLED)
+coprint: $(INSTALLED)
+	@$(BIN)/python book/printed.py
+
+lab: $(INSTALLED)
 	@$(BUILD) colab
 
 lint: $(INSTALLED)

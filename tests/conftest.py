@@ -23,9 +23,9 @@ def smoke_book():
 
 @pytest.fixture(scope="session")
 def browser():
-    import readers
+    from printed import launched
 
-    with readers.launched() as running:
+    with launched() as running:
         yield running
 
 

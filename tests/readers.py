@@ -9,8 +9,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -28,36 +26,9 @@ ROOT = Path(__file__).parents[1]
 READER = ROOT / "book/_static/draw/ntklc.js"
 NETWORKS = ROOT / "book/_static/networks"
 VECTORS = ROOT / "book/_static/format_vectors.json"
-ARGUMENTS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
 
 
 # --- JavaScript
-
-
-def chromium(playwright):
-    """Where chromium is, or None."""
-    own = playwright.chromium.executable_path
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or own
-    return found if Path(found).is_file() else None
-
-
-@contextlib.contextmanager
-def launched():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        found = chromium(playwright)
-        assert found, (
-            "these tests need chromium: apt-get install chromium, "
-            "python -m playwright install chromium, or name it with CHROMIUM="
-        )
-        browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
 
 # Bytes come as base64. A file that is refused for a reason has it; anything else is an error.
 HARNESS = """
@@ -266,6 +237,8 @@ def vector_files():
 
 
 def agreement():
+    from printed import launched
+
     from ntklc_helpers.experiments.images import load_pair
 
     X, y, X_test, test = mnist(6000)
@@ -286,6 +259,8 @@ def agreement():
 
 
 def fuzzing(n=10_000):
+    from printed import launched
+
     train = nh.load_digits("train")
     made = networks(nh.normalize(train.X, train.X), train.labels)
     contents = [*made.values(), *own_files().values(), *vector_files()]
@@ -304,4 +279,5 @@ if __name__ == "__main__":
     commands = {"agreement": agreement, "fuzzing": fuzzing}
     if len(sys.argv) != 2 or sys.argv[1] not in commands:
         sys.exit(f"usage: python tests/readers.py {' | '.join(commands)}")
+    sys.path.append(str(ROOT / "book"))
     sys.exit(min(1, commands[sys.argv[1]]()))

@@ -12,15 +12,10 @@ import pytest
 import yaml
 from books import ROOT
 from pages import NARROW, WIDE, Reader
+from printed import files, write
+from pypdf import PdfReader
 
 pytestmark = pytest.mark.browser
-
-
-def files(entry):
-    """The files that an entry of the table of contents names, itself and what is below it."""
-    below = [inner for key in ("parts", "chapters", "sections") for inner in entry.get(key, ())]
-    own = [entry[key] for key in ("root", "file") if key in entry]
-    return own + [name for inner in below for name in files(inner)]
 
 
 FILES = files(yaml.safe_load((ROOT / "book/_toc.yml").read_text()))
@@ -204,3 +199,14 @@ def test_a_page_that_calls_another_host_would_be_noticed(browser, address, tmp_p
     assert any("asks another host: https://example.org" in trouble for trouble in visit.troubles)
     assert "console: no" in visit.troubles
     visit.context.close()
+
+
+def test_pages_are_printed_one_after_another_with_a_bookmark_each(html, tmp_path):
+    pages = [FILES[0], NOTEBOOKS[0]]
+    sheets = write(html, tmp_path / "book.pdf", pages)
+    assert [path.name for path in tmp_path.iterdir()] == ["book.pdf"]
+    printed = PdfReader(tmp_path / "book.pdf")
+    assert sheets == len(printed.pages) > 4
+    assert len(printed.outline) == 2
+    second = printed.get_destination_page_number(printed.outline[1])
+    assert printed.outline[1].title in " ".join(printed.pages[second].extract_text().split())

@@ -99,7 +99,7 @@ def typed(stem):
     """Numbers in a chapter's sentences that are neither its parameters nor somebody's, cited."""
     told = set(re.findall(r"\d+(?:\.\d+)?", text(stem, "code").replace("_", "")))
     found = []
-    for sentence in re.split(r"(?<=[.!?:;|])\s+|\n\n|\n[-*|]", TEXTS[stem]):
+    for sentence in re.split(r"(?<=[.!?:;])\s+|\n\n|\n[-*|]", TEXTS[stem]):
         if "{cite" in sentence or "](http" in sentence:
             continue
         for match in re.finditer(MEASURED, re.sub(NAMES, " ", prose(sentence))):
