@@ -371,7 +371,7 @@ def rewind(
 ) -> nn.Module:
     """Set parameters and buffers back to a :func:`snapshot`, keeping the masks, in place.
 
-    ``rescale`` multiplies the weights of a layer of which the share α is left by α^(−½), so that
+    ``rescale`` multiplies the weights of a layer of which the share χ is left by χ^(−½), so that
     the sum of their squares is about what it was before pruning. Raises ValueError if names or
     shapes in ``state`` are not the module's, which is then as it was.
 

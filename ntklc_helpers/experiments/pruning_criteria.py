@@ -34,9 +34,9 @@ log = logging.getLogger(__name__)
 DENSE = "dense"
 """The network of which nothing is pruned."""
 STRATEGIES = ("random", "random_rescaled", *KINDS[1:])
-"""As for ``prune_globally``; rescaled, what is left of a layer is multiplied by α^(−½)."""
+"""As for ``prune_globally``; rescaled, what is left of a layer is multiplied by χ^(−½)."""
 WIDENINGS = {"same": 0.0, "root": 0.5, "inverse": 1.0}
-"""Hidden layers are wider by α^(−power), α the share left. With "root" as many weights are left
+"""Hidden layers are wider by χ^(−power), χ the share left. With "root" as many weights are left
 between hidden layers as the dense network has."""
 
 
@@ -67,7 +67,7 @@ class PruningCriteria(Study):
     strategies, widened : tuple of str
         Which go, at the dense network's width, and which at all of ``WIDENINGS``.
     left : tuple of float
-        Shares α of the weights that are left, in (0, 1).
+        Shares χ of the weights that are left, in (0, 1).
     least_widened : float
         In (0, 1): networks of smaller shares are not widened, for they would be very wide.
     held_out : float

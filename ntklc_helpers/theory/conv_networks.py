@@ -52,8 +52,8 @@ class RandomCNN(RandomNetwork):
         As for :class:`~ntklc_helpers.theory.networks.RandomMLP`. A neuron of the first layer has
         f² c inputs, which is 27 with filters of 3 × 3 on colours.
     scales : sequence of float, optional
-        τ_ℓ of each activation, for m_ℓ = E σ_ℓ(τ_ℓ ξ), such as
-        :func:`~ntklc_helpers.theory.conv_kernels.conv_scales` finds; by default m_ℓ = 0.
+        τ_ℓ of each activation, for σ̄_ℓ = E σ_ℓ(τ_ℓ ξ), such as
+        :func:`~ntklc_helpers.theory.conv_kernels.conv_scales` finds; by default σ̄_ℓ = 0.
 
     Raises
     ------
@@ -134,7 +134,7 @@ class RandomCNN(RandomNetwork):
 
     @cached_property
     def centres(self) -> tuple[float, ...]:
-        """m_ℓ of each activation."""
+        """σ̄_ℓ of each activation."""
         activations = self.plan.activations
         if self.scales is None:
             return (0.0,) * len(activations)

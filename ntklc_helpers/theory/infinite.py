@@ -64,9 +64,9 @@ def limit_kernels(
     Z : (m, p) array, optional
         The kernels between the rows of X and these, instead of those among the rows of X.
     center : bool
-        Subtract from each layer its constant m_ℓ = E σ_ℓ(τ_{ℓ−1} ξ), as the equivalents assume.
+        Subtract from each layer its constant σ̄_ℓ = E σ_ℓ(τ_{ℓ−1} ξ), as the equivalents assume.
     tau0 : float, optional
-        The scale τ₀ from which the constants m_ℓ are propagated; by default the root mean square
+        The scale τ₀ from which the constants σ̄_ℓ are propagated; by default the root mean square
         of the norms of X's rows. Only used with ``center``.
     ntk : bool
         Whether N is wanted; K alone needs half the memory.
@@ -91,7 +91,7 @@ def limit_kernels(
     Notes
     -----
     K₀ = N₀ = XXᵀ and, with (u, v) Gaussian of covariance K_{ℓ−1} at (ii, ij, jj),
-    K_ℓ = E[(σ_ℓ(u) − m_ℓ)(σ_ℓ(v) − m_ℓ)], N_ℓ = K_ℓ + N_{ℓ−1} ∘ E[σ_ℓ'(u)σ_ℓ'(v)].
+    K_ℓ = E[(σ_ℓ(u) − σ̄_ℓ)(σ_ℓ(v) − σ̄_ℓ)], N_ℓ = K_ℓ + N_{ℓ−1} ∘ E[σ_ℓ'(u)σ_ℓ'(v)].
     Closed forms are exact to rounding; the error of the others is stated in
     :class:`~ntklc_helpers.theory.hermite.HermiteSeries`. Uses torch's number of threads; memory
     beyond the results is that of a thousand rows.
@@ -144,7 +144,7 @@ class LayerKernel:
     gain : (n,) array
         E σ_ℓ'(u_i) ≥ 0 up to a sign: the part of σ_ℓ that is linear in a sample's inputs.
     centre : float
-        m_ℓ.
+        σ̄_ℓ.
     power : (n,) array
         E σ_ℓ'(u_i)²; infinite with a jump.
     """

@@ -112,7 +112,7 @@ def offset_power_law(x: ArrayLike, y: ArrayLike) -> OffsetPowerLaw:
 
 @frozen(eq=False)
 class WidthExponent:
-    """How the width needed for an error grows with 1/α, α the share of the weights that is kept.
+    """How the width needed for an error grows with 1/χ, χ the share of the weights that is kept.
 
     Attributes
     ----------
@@ -121,7 +121,7 @@ class WidthExponent:
     needed : (shares,) array
         The width at which the mean error over networks is that, by :func:`required_width`.
     law : OffsetPowerLaw
-        Of what is needed, against 1/α.
+        Of what is needed, against 1/χ.
     interval : (low, high)
         Of the law's exponent.
     """
@@ -142,12 +142,12 @@ def width_exponent(
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> WidthExponent:
-    """The exponent k of a law a + b α^(−k) of the width needed for an error, with its interval.
+    """The exponent k of a law a + b χ^(−k) of the width needed for an error, with its interval.
 
     Parameters
     ----------
     kept : (shares,) array
-        α in (0, 1], four different ones or more.
+        χ in (0, 1], four different ones or more.
     widths : (k,) array
         Increasing.
     errors : (shares, k, networks) array

@@ -55,9 +55,9 @@ class RandomNetwork(ABC):
 
 @frozen(eq=False, slots=False)
 class RandomMLP(RandomNetwork):
-    """h_ℓ = (σ_ℓ(W_ℓ h_{ℓ−1}) − m_ℓ)/√d_ℓ, h_0 = x, with random weights of mean 0.
+    """h_ℓ = (σ_ℓ(W_ℓ h_{ℓ−1}) − σ̄_ℓ)/√d_ℓ, h_0 = x, with random weights of mean 0.
 
-    Every layer is centred by the constant m_ℓ = E σ_ℓ(τ_{ℓ−1} ξ) of the limit. Weights depend on
+    Every layer is centred by the constant σ̄_ℓ = E σ_ℓ(τ_{ℓ−1} ξ) of the limit. Weights depend on
     the seed and the layer alone: neither on the data, nor on device, precision or batch.
 
     Parameters

@@ -90,9 +90,9 @@ def first_layer_correction(
     -----
     With S_ij = Σ_k x_ik² x_jk² and d2 = E σ''(τ_0 ξ), both are multiples of d2² S. The fourth
     cumulant of the rescaled weights, κ = m_4/α − 3, enters E[σ(u)σ(v)] as ¼ κ d2² S. The NTK has
-    α⁻¹ E[Σ_k m_k x_ik x_jk σ'(u)σ'(v)] besides: where weight k is kept its variance is 1/α, so the
-    covariance of u and v is larger by (1/α − 1) x_ik x_jk, and σ'σ' by that times E[σ''σ''] → d2².
-    The sum over k is (1/α − 1) d2² S.
+    χ⁻¹ E[Σ_k m_k x_ik x_jk σ'(u)σ'(v)] besides: where weight k is kept its variance is 1/χ, so the
+    covariance of u and v is larger by (1/χ − 1) x_ik x_jk, and σ'σ' by that times E[σ''σ''] → d2².
+    The sum over k is (1/χ − 1) d2² S.
 
     Examples
     --------
