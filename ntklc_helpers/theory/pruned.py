@@ -36,11 +36,11 @@ def pruned_limit_kernels(
 
     Notes
     -----
-    Without rescaling a neuron's input is √α times one of the dense network, α = 1 − sparsity, and
-    the gradients in its kept weights have α times the inner product. Both are what the dense
-    network has with t ↦ σ(√α t) in place of σ: K_ℓ = E[σ(√α u)σ(√α v)] and
-    N_ℓ = K_ℓ + N_{ℓ−1} ∘ α E[σ'(√α u)σ'(√α v)]. A pruned readout multiplies every term of N by its
-    α. If σ is homogeneous, σ(√α t) = √α σ(t), all of N is multiplied by the product of the α.
+    Without rescaling a neuron's input is √χ times one of the dense network, χ = 1 − sparsity, and
+    the gradients in its kept weights have χ times the inner product. Both are what the dense
+    network has with t ↦ σ(√χ t) in place of σ: K_ℓ = E[σ(√χ u)σ(√χ v)] and
+    N_ℓ = K_ℓ + N_{ℓ−1} ∘ χ E[σ'(√χ u)σ'(√χ v)]. A pruned readout multiplies every term of N by its
+    χ. If σ is homogeneous, σ(√χ t) = √χ σ(t), all of N is multiplied by the product of the χ.
 
     Examples
     --------
@@ -58,7 +58,7 @@ def pruned_limit_kernels(
 
 
 def _shrunk(sigma: AnyActivation, alpha: float) -> AnyActivation:
-    """The activation t ↦ σ(√α t)."""
+    """The activation t ↦ σ(√χ t)."""
     if alpha == 1:
         return sigma
     root = alpha**0.5
@@ -89,7 +89,7 @@ def first_layer_correction(
     Notes
     -----
     With S_ij = Σ_k x_ik² x_jk² and d2 = E σ''(τ_0 ξ), both are multiples of d2² S. The fourth
-    cumulant of the rescaled weights, κ = m_4/α − 3, enters E[σ(u)σ(v)] as ¼ κ d2² S. The NTK has
+    cumulant of the rescaled weights, κ = m_4/χ − 3, enters E[σ(u)σ(v)] as ¼ κ d2² S. The NTK has
     χ⁻¹ E[Σ_k m_k x_ik x_jk σ'(u)σ'(v)] besides: where weight k is kept its variance is 1/χ, so the
     covariance of u and v is larger by (1/χ − 1) x_ik x_jk, and σ'σ' by that times E[σ''σ''] → d2².
     The sum over k is (1/χ − 1) d2² S.

@@ -131,11 +131,11 @@ def _dense(pruned: Law, attribute: Attribute, law: Law) -> None:
 
 @frozen
 class Pruned(Law):
-    """Weights of another law, each kept with probability α, and else zero and not trained.
+    """Weights of another law, each kept with probability χ, and else zero and not trained.
 
-    ``sparsity`` is 1 − α in [0, 1), one number, or L + 1 of which the last is the readout's. With
-    ``rescale`` the network uses α^(−½) m∘W in place of m∘W: of variance 1 again, and of a fourth
-    moment α⁻¹ times the dense one. The same seed gives the same weights before pruning, and what
+    ``sparsity`` is 1 − χ in [0, 1), one number, or L + 1 of which the last is the readout's. With
+    ``rescale`` the network uses χ^(−½) m∘W in place of m∘W: of variance 1 again, and of a fourth
+    moment χ⁻¹ times the dense one. The same seed gives the same weights before pruning, and what
     is kept at some sparsity is kept at every lower one. Raises ValueError if an argument is wrong.
 
     Examples
@@ -161,7 +161,7 @@ class Pruned(Law):
 
     @property
     def kept(self) -> float:
-        """α of a layer, as one would write it: at sparsity 0.9 it is 0.1, not its neighbour."""
+        """χ of a layer, as one would write it: at sparsity 0.9 it is 0.1, not its neighbour."""
         sparsity = share("sparsity", self.sparsity)
         return round(1 - sparsity, 15) or 1 - sparsity
 
