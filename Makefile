@@ -99,10 +99,7 @@ record gpu-record: $(INSTALLED)
 	    --results book/results $(OPTIONS)
 
 # Needed once the book has an address on GitHub: its pages then have a button for Colab.
-coprint: $(INSTALLED)
-	@$(BIN)/python book/printed.py
-
-lab: $(INSTALLED)
+colab: $(INSTALLED)
 	@$(BUILD) colab
 
 lint: $(INSTALLED)
