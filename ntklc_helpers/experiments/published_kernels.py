@@ -208,15 +208,15 @@ def errors_by_draws(record: Record, kernel: str) -> DataFrame:
 
 
 def monte_carlo_law(record: Record, kernel: str) -> tuple[float, float]:
-    """a and b of √(a²/N + b²), fitted to the mean kernel's errors against the exact one.
+    """E₁ and E∞ of √(E₁²/N + E∞²), fitted to the mean kernel's errors against the exact one.
 
-    b is what a finite width leaves however many networks are drawn. Where each has fewer features
+    E∞ is what a finite width leaves however many networks are drawn. Where each has fewer features
     than there are samples, only numbers N of draws count that make up for it. ValueError as for
     :func:`errors_by_draws`.
 
     Returns
     -------
-    a, b : float
+    E₁, E∞ : float
 
     Examples
     --------
@@ -262,8 +262,9 @@ def draw_errors(
             ax.axhline(floor, color=colour, lw=1.2, ls=(0, (6, 2)) if name == "published" else "-")
     a, b = monte_carlo_law(record, kernel)
     N = np.geomspace(1, furthest, 50)
-    ax.plot(N, a / np.sqrt(N), ":", color=plots.INK, lw=1.2, label=r"$a\,N^{-1/2}$")
-    ax.plot(N, np.hypot(a / np.sqrt(N), b), color=plots.INK, lw=0.8, label=r"$\sqrt{a^2/N+b^2}$")
+    ax.plot(N, a / np.sqrt(N), ":", color=plots.INK, lw=1.2, label=r"$E_1\,N^{-1/2}$")
+    law = r"$\sqrt{E_1^2/N+E_\infty^2}$"
+    ax.plot(N, np.hypot(a / np.sqrt(N), b), color=plots.INK, lw=0.8, label=law)
     ax.set(xscale="log", yscale="log", xlabel="networks $N$", ylabel="error of the mean kernel")
     ax.legend(fontsize=8)
 
