@@ -66,19 +66,19 @@ def files(entry: dict[str, Any]) -> list[str]:
     return own + [name for inner in below for name in files(inner)]
 
 
-def write(html: Path, pdf: Path, pages: list[str]) -> int:
+def write(browser: Browser, html: Path, pdf: Path, pages: list[str]) -> int:
     """One PDF of pages of a built book; how many sheets it has."""
     from pypdf import PdfWriter
     from tqdm import tqdm
 
     book, temporary = PdfWriter(), pdf.with_suffix(".tmp")
-    with launched() as browser:
-        tab = browser.new_page(color_scheme="light")
-        for name in tqdm(pages, desc="pages"):
-            tab.goto((html / f"{name}.html").absolute().as_uri())
-            tab.evaluate(READY)
-            temporary.write_bytes(tab.pdf(format="A4", margin=MARGIN, scale=0.8))
-            book.append(temporary, outline_item=tab.locator("h1").first.inner_text().rstrip("#"))
+    tab = browser.new_page(color_scheme="light")
+    for name in tqdm(pages, desc="pages"):
+        tab.goto((html / f"{name}.html").absolute().as_uri())
+        tab.evaluate(READY)
+        temporary.write_bytes(tab.pdf(format="A4", margin=MARGIN, scale=0.8))
+        book.append(temporary, outline_item=tab.locator("h1").first.inner_text().rstrip("#"))
+    tab.close()
     book.compress_identical_objects()
     book.write(temporary)
     temporary.replace(pdf)
@@ -94,7 +94,8 @@ def main(arguments: list[str]) -> int:
         print(f"error: no page of the book is in {html}: run `make book` first", file=sys.stderr)
         return 1
     try:
-        sheets = write(html, pdf, pages)
+        with launched() as browser:
+            sheets = write(browser, html, pdf, pages)
     except AssertionError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
 from .theory.metrics import PowerLaw
 
@@ -341,8 +342,13 @@ def slider(
 
 
 def _picture(figure: Figure) -> str:
-    """PNG in base64, of the figure's size whatever is drawn: frames must not jump."""
-    file = io.BytesIO()
+    """PNG in base64, of the figure's size whatever is drawn: frames must not jump.
+
+    In 96 colours, which drawings do not miss and which make it some three times smaller.
+    """
+    drawn, file = io.BytesIO(), io.BytesIO()
     with mpl.rc_context({"savefig.bbox": "standard"}):
-        figure.savefig(file, format="png", dpi=mpl.rcParams["figure.dpi"])
+        figure.savefig(drawn, format="png", dpi=mpl.rcParams["figure.dpi"])
+    with Image.open(drawn) as picture:
+        picture.convert("RGB").quantize(96).save(file, "PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode("ascii")

@@ -201,9 +201,9 @@ def test_a_page_that_calls_another_host_would_be_noticed(browser, address, tmp_p
     visit.context.close()
 
 
-def test_pages_are_printed_one_after_another_with_a_bookmark_each(html, tmp_path):
+def test_pages_are_printed_one_after_another_with_a_bookmark_each(browser, html, tmp_path):
     pages = [FILES[0], NOTEBOOKS[0]]
-    sheets = write(html, tmp_path / "book.pdf", pages)
+    sheets = write(browser, html, tmp_path / "book.pdf", pages)
     assert [path.name for path in tmp_path.iterdir()] == ["book.pdf"]
     printed = PdfReader(tmp_path / "book.pdf")
     assert sheets == len(printed.pages) > 4
