@@ -2,6 +2,7 @@
 
 This Sphinx extension reads what the executed chapters recorded for the ledger, and the records of
 long runs. A name whose chapter did not run is not there, and a page that uses it is not built.
+Files are read without the package's own readers, so that pages of any book can be built with it.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ not at all.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import sys
@@ -71,15 +72,16 @@ def write(browser: Browser, html: Path, pdf: Path, pages: list[str]) -> int:
     from pypdf import PdfWriter
     from tqdm import tqdm
 
-    book, temporary = PdfWriter(), pdf.with_suffix(".tmp")
+    book = PdfWriter()
     tab = browser.new_page(color_scheme="light")
     for name in tqdm(pages, desc="pages"):
         tab.goto((html / f"{name}.html").absolute().as_uri())
         tab.evaluate(READY)
-        temporary.write_bytes(tab.pdf(format="A4", margin=MARGIN, scale=0.8))
-        book.append(temporary, outline_item=tab.locator("h1").first.inner_text().rstrip("#"))
+        printed = io.BytesIO(tab.pdf(format="A4", margin=MARGIN, scale=0.8))
+        book.append(printed, outline_item=tab.locator("h1").first.inner_text().rstrip("#"))
     tab.close()
     book.compress_identical_objects()
+    temporary = pdf.with_suffix(".tmp")
     book.write(temporary)
     temporary.replace(pdf)
     return len(book.pages)
