@@ -18,7 +18,8 @@ CHAPTERS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
 MAKEFLAGS += --no-builtin-rules
 
 help:
-	@echo "make book   run the chapters and build the book (PROFILE=smoke, cpu or gpu; now $(PROFILE))"
+	@echo "make book   run the chapters and build the book (PROFILE=smoke, cpu or gpu; now $(PROFILE);"
+	@echo "            JOBS chapters at a time; now $(JOBS))"
 	@echo "make again  run the chapters a second time and compare all that they show, but for times"
 	@echo "make test   run the tests, which also build the whole book in the smoke profile"
 	@echo "make test-browser  read every page of that book in chromium, without a network"
@@ -55,6 +56,14 @@ $(INSTALLED): $(if $(UP_TO_DATE),,FORCE)
 # `make book`, `make again` and single files: the rules are in book/build.mk. One build at a time
 # works in a folder, where there is util-linux's flock; another waits until it has ended.
 BUILDS := $(filter book again book/% build/%,$(MAKECMDGOALS))
+
+# Two chapters at a time, each on half of the processors, where there is memory for two and no GPU
+# to share. (nproc counts what OMP_NUM_THREADS allows; here the machine is meant.)
+PROCESSORS := $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 1)
+JOBS ?= $(if $(filter-out gpu,$(PROFILE)),$(shell [ $(PROCESSORS) -ge 2 ] \
+    && awk '/^MemTotal:/ {exit $$2 < 15e6}' /proc/meminfo 2>/dev/null && echo 2 || echo 1),1)
+SIDE_BY_SIDE := $(if $(filter book again,$(BUILDS)),$(filter-out 1,$(JOBS)))
+
 ifneq ($(BUILDS),)
 .PHONY: $(BUILDS)
 $(BUILDS): build ;@:
@@ -64,7 +73,10 @@ build: | $(INSTALLED)
 	@exec 9<notebooks; ! command -v flock >/dev/null || flock --nonblock 9 || { \
 	    echo "Another build is at work in this folder; this one waits until it has ended" >&2; \
 	    flock 9; }; \
-	$(MAKE) --no-print-directory -f book/build.mk BUILD='$(BUILD)' PROFILE='$(PROFILE)' $(BUILDS) 9<&-
+	$(if $(SIDE_BY_SIDE),export OMP_NUM_THREADS="$${OMP_NUM_THREADS:-$$(( \
+	    ($(PROCESSORS) + $(JOBS) - 1) / $(JOBS) ))}"; )$(MAKE) --no-print-directory \
+	    $(if $(SIDE_BY_SIDE),-j$(JOBS) -Otarget) \
+	    -f book/build.mk BUILD='$(BUILD)' PROFILE='$(PROFILE)' $(BUILDS) 9<&-
 
 # Tests that build the book run beside all others, which takes little more than half of the time.
 # Each has half of the processors: threads that outnumber them wait for each other.

@@ -12,10 +12,6 @@ PAGES := $(shell find book -type f -not -path 'book/notebooks/*' -not -path 'boo
 SOURCES := $(shell find ntklc_helpers -name '*.py')
 
 .DELETE_ON_ERROR:
-# A chapter uses all cores, so one runs at a time; PARALLEL=1 lets -j run more, each on few threads.
-ifndef PARALLEL
-.NOTPARALLEL:
-endif
 .PHONY: book inputs again
 MAKEFLAGS += --no-builtin-rules
 

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 KEPT = ROOT / "build/smoke"
 # Two chapters at a time, each on the one thread that the environment below allows.
-TWO_AT_A_TIME = ("-j2", "-Otarget", "PARALLEL=1", "PROFILE=smoke")
+TWO_AT_A_TIME = ("JOBS=2", "PROFILE=smoke")
 # What make leaves in a folder, and a listing without git would take for sources.
 MADE = {"build", "_build", ".git", ".hypothesis", ".venv", "__pycache__"} | {Path(sys.prefix).name}
 
@@ -28,7 +28,7 @@ def environment(**changes):
 def command(*arguments):
     # Not to be remade: the tests run in the environment there is.
     made = f"{sys.prefix}/.ntklc-installed"
-    return ["make", f"VENV={sys.prefix}", "-o", made, *arguments]
+    return ["make", f"VENV={sys.prefix}", "-o", made, "JOBS=1", *arguments]
 
 
 def make(folder, *arguments, **changes):

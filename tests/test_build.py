@@ -185,6 +185,23 @@ def test_only_what_changed_runs_again(small):
         assert text in (small / f"book/_build/html/notebooks/{stem}.html").read_text()
 
 
+def test_two_chapters_run_at_a_time_each_on_its_part_of_the_processors(small):
+    # Each waits for the other: one after the other they would not end.
+    code = (
+        "import os, time\nfrom pathlib import Path\nPath('build/{0}').touch()\n"
+        "until = time.monotonic() + 120\n"
+        "while not Path('build/{1}').exists():\n    assert time.monotonic() < until\n"
+        "print(os.environ['OMP_NUM_THREADS'])"
+    )
+    for stem, names in zip(STEMS, [("one", "other"), ("other", "one")], strict=True):
+        write_chapter(small, stem, enumerate([code.format(*names)]))
+    result = make(small, "book", "PROFILE=smoke", "JOBS=2", OMP_NUM_THREADS="")
+    assert result.returncode == 0, result.stdout
+    counted = subprocess.run(["nproc"], env=environment(OMP_NUM_THREADS=""), capture_output=True)
+    threads = f"{(int(counted.stdout) + 1) // 2}\n"
+    assert [output_of(small, stem) for stem in STEMS] == [threads, threads]
+
+
 def test_a_second_run_must_show_the_same_but_for_what_varies(small):
     for _ in range(2):
         result = make(small, "again", "PROFILE=smoke")
