@@ -128,7 +128,8 @@ def compress(
         Bits of weights that are rounded; a sequence names those of each layer.
     max_change : float, optional
         Raise a ValueError if on held-out samples more than this share changes its class, or values
-        change by more than this part of their spread. With ``bits`` only.
+        change by more than this part of their spread. With ``bits`` only. Samples that the network
+        was trained on promise too much: of those it is sure.
 
     Returns
     -------
