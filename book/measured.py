@@ -38,7 +38,7 @@ def of_chapters() -> dict[str, str]:
         slopes = kernels["slopes"].values()
         found["kernel_error"] = f"{kernels['errors']['mixed']:.0%}"
         found["kernel_p"] = f"{kernels['p']:,}"
-        found["kernel_slopes"] = f"{min(slopes):.2f} to {max(slopes):.2f}"
+        found["kernel_slopes"] = f"{min(slopes):.2f} to {max(slopes):.2f}".replace("-", "−")
     if finite := recorded("06_finite_size"):
         found["finite_error"] = f"{finite['finite_errors']['mixed']:.1%}"
     if levels := recorded("11_m_levels"):
