@@ -63,6 +63,20 @@ WIDE_FORMULAS = """() => [...document.querySelectorAll('div.math mjx-container')
     .filter(formula => formula.scrollWidth > formula.clientWidth + 1)
     .map(formula => formula.textContent.slice(0, 60))"""
 
+# Marks that a line begins with, though the formula before them is no wider than a line.
+STRAY = """() => [...document.querySelectorAll('article span.math')]
+    .filter(formula => {
+        const next = formula.nextSibling;
+        if (next?.nodeType !== 3 || !/^[.,;:?!)]/.test(next.data)) return false;
+        if (formula.querySelector('.wide')) return false;
+        const mark = document.createRange();
+        mark.setStart(next, 0);
+        mark.setEnd(next, 1);
+        const at = mark.getBoundingClientRect();
+        return at.width > 0 && at.left < formula.lastElementChild.getBoundingClientRect().right - 1;
+    })
+    .map(formula => formula.parentElement.textContent.slice(0, 80))"""
+
 # Sphinx names a picture that has no text by its file.
 WITHOUT_TEXT = """() => [...document.querySelectorAll('article img')]
     .filter(image => image.alt.trim().split(/\\s+/).length < 3 || image.alt.includes('_images/'))
@@ -76,6 +90,7 @@ def test_the_page_is_whole_at_both_widths_without_a_network(reader, page):
         assert visit.page.evaluate(UNTYPESET) == []
         assert visit.page.evaluate(UNSEEN) == []
         assert visit.page.evaluate(CUT_OFF) == [], size
+        assert visit.page.evaluate(STRAY) == [], size
         assert visit.page.evaluate(WITHOUT_TEXT) == []
         assert size == NARROW or visit.page.evaluate(WIDE_FORMULAS) == []
         assert visit.troubles == []

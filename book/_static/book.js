@@ -8,10 +8,29 @@ function boxWideFormulas() {
   }
 }
 
+// A line may end before or after a formula: not between it and the mark that belongs to it.
+function keepMarks() {
+  for (const formula of document.querySelectorAll("article span.math")) {
+    const [before, after] = [formula.previousSibling, formula.nextSibling];
+    const opening = before?.nodeType === 3 ? before.data.match(/[(\[‘“]+$/) : null;
+    const closing = after?.nodeType === 3 ? after.data.match(/^[.,;:?!)\]’”]+/) : null;
+    if (!opening && !closing) continue;
+    const kept = document.createElement("span");
+    kept.className = "kept";
+    formula.replaceWith(kept);
+    kept.append(formula);
+    if (opening) kept.prepend(before.splitText(before.length - opening[0].length));
+    if (closing) {
+      after.splitText(closing[0].length);
+      kept.append(after);
+    }
+  }
+}
+
 // Figures whose labels would be too small to read when fitted to a phone keep their size there.
 function markBroadFigures() {
   for (const image of document.querySelectorAll("figure img")) {
-    image.classList.toggle("broad", image.naturalWidth > 750);
+    image.classList.toggle("broad", image.naturalWidth > 550);
   }
 }
 
@@ -29,6 +48,7 @@ function typesetResults(results) {
 window.addEventListener("load", async () => {
   markBroadFigures();
   await MathJax.startup.promise;
+  keepMarks();
   boxWideFormulas();
   window.addEventListener("resize", boxWideFormulas);
   const results = document.querySelector("#search-results");
