@@ -204,7 +204,8 @@ def falling_error(
     errors = np.asarray(errors)
     mean = errors.mean(axis=1)
     reach = [mean - errors.min(axis=1), errors.max(axis=1) - mean]
-    slope = rf"{label}: slope ${fit.slope:.2f} \pm {fit.slope_error:.2f}$"
+    digits = 3 if fit.slope_error < 0.005 else 2
+    slope = rf"{label}: slope ${fit.slope:.{digits}f} \pm {fit.slope_error:.{digits}f}$"
     ax.errorbar(x, mean, reach, fmt=marker, color=colour, capsize=3, ms=6, label=slope)
     ax.plot(x, fit(x), color=colour, lw=1.4)
     ax.set_xscale("log")

@@ -67,14 +67,15 @@ def test_eigenvector_keeps_the_colour_of_a_class():
     assert dots[1].get_ydata() == pytest.approx(np.ones(10))
 
 
-def test_falling_error_writes_the_slope():
+@pytest.mark.parametrize(("last", "digits"), [(0.3, 3), (0.5, 2)])
+def test_falling_error_writes_the_slope(last, digits):
     x = [1.0, 2.0, 4.0]
-    errors = np.array([[0.9, 1.1], [0.4, 0.6], [0.2, 0.3]])
+    errors = np.array([[0.9, 1.1], [0.4, 0.6], [0.2, last]])  # 0.3 lies on a power law
     _, axes = plots.grid(1, 1)
     fit = nh.power_law(x, errors.mean(axis=1))
     plots.falling_error(axes[0, 0], x, errors, fit, label="CK")
     labels = axes[0, 0].get_legend_handles_labels()[1]
-    assert labels == [rf"CK: slope ${fit.slope:.2f} \pm {fit.slope_error:.2f}$"]
+    assert labels == [rf"CK: slope ${fit.slope:.{digits}f} \pm {fit.slope_error:.{digits}f}$"]
 
 
 def a_line(slope):

@@ -266,7 +266,7 @@ def draw_errors(
     law = r"$\sqrt{E_1^2/N+E_\infty^2}$"
     ax.plot(N, np.hypot(a / np.sqrt(N), b), color=plots.INK, lw=0.8, label=law)
     ax.set(xscale="log", yscale="log", xlabel="networks $N$", ylabel="error of the mean kernel")
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 @frozen(eq=False)
