@@ -120,10 +120,26 @@ def test_what_did_not_run_is_open_and_links_nowhere():
 
 
 def test_spreads_in_words():
-    assert mean_spread([1.0, 2.0, 3.0]) == "2 ± 1 (3 draws)"
+    assert mean_spread([1.0, 2.0, 3.0]) == "2.0\xa0±\xa01.0 (3 draws)"
     assert mean_spread([91.234], ".1f", "%") == "91.2% (one draw)"
     assert span([0.2, -1, 3], ".1f") == "-1.0 to 3.0"
     assert span([0.501, 0.502], ".1f") == "0.5"
+    assert span([-0.001, 0.001], ".1f") == "0.0" and span([-0.2, -0.04], ".1f") == "-0.2 to 0.0"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([60.97, 61.87], "61.4±0.6"),
+        ([0.005515, 0.005545], "0.005530±0.000021"),
+        ([10, 250, 400], "220±197"),
+        ([97.5, 97.5], "97.50±0.00"),
+        ([0.1 + 0.2, 0.3], "0.30±0.00"),
+    ],
+)
+def test_mean_and_spread_have_digits_to_one_place(values, said):
+    found, _, draws = mean_spread(values, ".2f").partition(" (")
+    assert found.replace("\xa0", "") == said and draws == f"{len(values)} draws)"
 
 
 draws = st.lists(st.floats(0, 100).map(lambda value: round(value, 3)), min_size=2, max_size=6)

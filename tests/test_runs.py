@@ -192,9 +192,9 @@ def test_draws_and_cells():
             records.draws(table, **wrong)
     assert (
         records.cell([0.5], ".0%") == "50%"
-        and records.cell([1, 3], ".1f", " nats") == "2.0 ± 1.4 nats"
+        and records.cell([1, 3], ".1f", " nats") == "2.0\xa0±\xa01.4 nats"
     )
-    assert records.cells(table).to_markdown().splitlines()[-1] == "| a        | 2.50 ± 0.71 |"
+    assert records.cells(table).to_markdown().splitlines()[-1] == "| a        | 2.50\xa0±\xa00.71 |"
 
 
 # --- the command

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -222,18 +223,28 @@ class Row:
 
 
 def mean_spread(draws: Sequence[float], spec: str = ".3g", unit: str = "") -> str:
-    """Mean and standard deviation of draws in words; a single one without spread.
+    r"""Mean and standard deviation of draws in words; a single one without spread.
+
+    Both are rounded to one place: the spread's first digit, or its second if the first two are
+    below 36. ``spec`` is for a mean without spread. Spaces beside the ± are no-break spaces.
 
     Examples
     --------
     >>> mean_spread([1.0, 2.0], ".1f", " s"), mean_spread([3.0])
-    ('1.5 ± 0.71 s (2 draws)', '3 (one draw)')
+    ('1.5\xa0±\xa00.7 s (2 draws)', '3 (one draw)')
     """
     values = np.asarray(draws, dtype=np.float64)
     if values.size < 2:
         return f"{values.mean():{spec}}{unit} (one draw)"
-    spread = values.std(ddof=1)
-    return f"{values.mean():{spec}} ± {spread:.2g}{unit} ({values.size} draws)"
+    mean, spread = values.mean(), values.std(ddof=1)
+    if spread > 1e-9 * abs(mean):
+        first = int(np.floor(np.log10(spread)))
+        spec = f".{max(0, (spread / 10.0**first < 3.55) - first)}f"
+    return f"{mean:{spec}}\xa0±\xa0{spread:{spec}}{unit} ({values.size} draws)"
+
+
+def _without_minus_zero(text: str) -> str:
+    return text.lstrip("-") if re.fullmatch(r"-[0.]+\D*", text) else text
 
 
 def span(values: Sequence[float], spec: str = ".3g") -> str:
@@ -241,8 +252,8 @@ def span(values: Sequence[float], spec: str = ".3g") -> str:
 
     Examples
     --------
-    >>> span([0.2, 0.1, 0.3]), span([0.5])
-    ('0.1 to 0.3', '0.5')
+    >>> span([0.2, 0.1, 0.3]), span([0.5]), span([-0.01, -0.0001], ".1%")
+    ('0.1 to 0.3', '0.5', '-1.0% to 0.0%')
     """
-    low, high = (format(value, spec) for value in (min(values), max(values)))
+    low, high = (_without_minus_zero(format(value, spec)) for value in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"

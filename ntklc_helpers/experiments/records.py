@@ -146,27 +146,29 @@ def draws(table: DataFrame, column: str = "accuracy", **where: Any) -> NDArray[n
 
 
 def cell(values: ArrayLike, spec: str = ".2f", unit: str = "") -> str:
-    """Mean and standard deviation of draws in words; one draw without spread.
+    r"""Mean and standard deviation of draws in words; one draw without spread.
+
+    Spaces beside the ± are no-break spaces.
 
     Examples
     --------
     >>> cell([91.0, 92.0]), cell([91.0], ".1f", "%")
-    ('91.50 ± 0.71', '91.0%')
+    ('91.50\xa0±\xa00.71', '91.0%')
     """
     values = np.asarray(values, dtype=np.float64)
-    spread = f" ± {values.std(ddof=1):{spec}}" if values.size > 1 else ""
+    spread = f"\xa0±\xa0{values.std(ddof=1):{spec}}" if values.size > 1 else ""
     return f"{values.mean():{spec}}{spread}{unit}"
 
 
 def cells(table: DataFrame, row: str = "method", column: str = "width") -> DataFrame:
-    """:func:`cell` of the accuracies, in the order of the table; ``.to_markdown()`` shows them.
+    r""":func:`cell` of the accuracies, in the order of the table; ``.to_markdown()`` shows them.
 
     Examples
     --------
     >>> import pandas
     >>> table = pandas.DataFrame({"method": ["b", "a", "a"], "width": 5, "accuracy": [1, 2, 3]})
     >>> cells(table)[5].to_dict()
-    {'b': '1.00', 'a': '2.50 ± 0.71'}
+    {'b': '1.00', 'a': '2.50\xa0±\xa00.71'}
     """
     found = table.groupby([row, column], sort=False)["accuracy"].agg(cell).unstack()
     return found.loc[table[row].unique(), table[column].unique()]
