@@ -81,7 +81,7 @@ build: | $(INSTALLED)
 # Tests that build the book run beside all others, which takes little more than half of the time.
 # Each has half of the processors: threads that outnumber them wait for each other.
 BUILDING := tests/test_build.py tests/test_ledger.py
-test: export OMP_NUM_THREADS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$(((n + 1) / 2)))
+test: export OMP_NUM_THREADS ?= $(shell echo $$((($(PROCESSORS) + 1) / 2)))
 test: $(INSTALLED)
 	@mkdir -p build
 	@$(BIN)/python -m pytest -m 'not browser' $(BUILDING) >build/test-building.log 2>&1 & building=$$!; \

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -243,10 +242,6 @@ def mean_spread(draws: Sequence[float], spec: str = ".3g", unit: str = "") -> st
     return f"{mean:{spec}}\xa0±\xa0{spread:{spec}}{unit} ({values.size} draws)"
 
 
-def _without_minus_zero(text: str) -> str:
-    return text.lstrip("-") if re.fullmatch(r"-[0.]+\D*", text) else text
-
-
 def span(values: Sequence[float], spec: str = ".3g") -> str:
     """Smallest to largest, in words.
 
@@ -255,5 +250,7 @@ def span(values: Sequence[float], spec: str = ".3g") -> str:
     >>> span([0.2, 0.1, 0.3]), span([0.5]), span([-0.01, -0.0001], ".1%")
     ('0.1 to 0.3', '0.5', '-1.0% to 0.0%')
     """
-    low, high = (_without_minus_zero(format(value, spec)) for value in (min(values), max(values)))
+    sign = "+" * spec.startswith("+")
+    without_minus_zero = f"{sign}z{spec.removeprefix(sign)}"
+    low, high = (f"{value:{without_minus_zero}}" for value in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"
