@@ -1,4 +1,4 @@
-"""One style for every figure: theory as lines, simulation as bars or dots.
+"""One style for every figure and for the numbers beside it: theory as lines, simulation as dots.
 
 Colours are seaborn's colour-blind palette: a class keeps its colour through the whole book, and
 so do the three ways of getting a kernel.
@@ -53,6 +53,29 @@ def use_style() -> None:
             "svg.hashsalt": "ntklc",
         }
     )
+
+
+def power_of_ten(value: float, digits: int = 0) -> str:
+    r"""A number as a formula, with so many digits after the point of its first factor.
+
+    Examples
+    --------
+    >>> plots.power_of_ten(2.6e-15)
+    '$3\\cdot10^{-15}$'
+    """
+    factor, exponent = f"{value:.{digits}e}".split("e")
+    return rf"${factor}\cdot10^{{{int(exponent)}}}$"
+
+
+def to_rounding(value: float, spec: str = ".0e", word: str = "rounding") -> str:
+    """An error, or the word where it is below 1e-9 and so what rounding left of none.
+
+    Examples
+    --------
+    >>> plots.to_rounding(2e-16), plots.to_rounding(0.013)
+    ('rounding', '1e-02')
+    """
+    return word if value < 1e-9 else f"{value:{spec}}"
 
 
 def grid(

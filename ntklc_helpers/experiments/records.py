@@ -160,29 +160,6 @@ def cell(values: ArrayLike, spec: str = ".2f", unit: str = "") -> str:
     return f"{values.mean():{spec}}{spread}{unit}"
 
 
-def power_of_ten(value: float, digits: int = 0) -> str:
-    r"""A number as a formula, with so many digits after the point of its first factor.
-
-    Examples
-    --------
-    >>> power_of_ten(2.6e-15)
-    '$3\\cdot10^{-15}$'
-    """
-    factor, exponent = f"{value:.{digits}e}".split("e")
-    return rf"${factor}\cdot10^{{{int(exponent)}}}$"
-
-
-def to_rounding(value: float, spec: str = ".0e", word: str = "rounding") -> str:
-    """An error, or the word where it is below 1e-9 and so what rounding left of none.
-
-    Examples
-    --------
-    >>> to_rounding(2e-16), to_rounding(0.013)
-    ('rounding', '1e-02')
-    """
-    return word if value < 1e-9 else f"{value:{spec}}"
-
-
 def cells(table: DataFrame, row: str = "method", column: str = "width") -> DataFrame:
     r""":func:`cell` of the accuracies, in the order of the table; ``.to_markdown()`` shows them.
 
