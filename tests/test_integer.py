@@ -156,3 +156,26 @@ def test_what_is_faster_changes_nothing_else(monkeypatch, sparsity):
         found += [small.features(X[:n]) for n in (100, 20, 8, 1)]
     for features in found:
         assert np.array_equal(features, found[0][: len(features)])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_torch_keeps_its_threads_and_no_more_are_taken(threads):
+    """Numba, of the same OpenMP, has three here, and would give torch as many."""
+    code = """
+import numba, numpy as np, torch
+import ntklc_helpers as nh
+from ntklc_helpers.compression import engine
+X, taken, run = np.eye(64), set(), engine._add_up[0]
+def watched(*given):
+    taken.add(numba.get_num_threads())
+    run(*given)
+engine._add_up = (watched, watched)
+network = nh.compress(nh.RandomMLP(64, [30], ["relu"]), X, levels=4)
+network.features(X)
+print(torch.get_num_threads(), taken)
+"""
+    given = {"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": "3"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | given, capture_output=True, text=True
+    )
+    assert done.stdout == f"{threads} {{{threads}}}\n", done.stderr

@@ -12,9 +12,8 @@ import torch
 from ntklc_helpers.compression.train import evaluate, load_state
 from ntklc_helpers.data import balanced_rows
 from ntklc_helpers.experiments import image_nets, methods, readouts
-from ntklc_helpers.experiments.image_nets import TrainingSettings, build, train
+from ntklc_helpers.experiments.image_nets import TrainingSettings, build
 from ntklc_helpers.experiments.images import load_pair
-from ntklc_helpers.experiments.pruning_sweep import one_thread
 from ntklc_helpers.experiments.readouts import PRESETS, ReadoutComparison, kernels_of
 from ntklc_helpers.experiments.records import RunError, read_record
 from ntklc_helpers.experiments.runs import preset_of
@@ -25,14 +24,6 @@ SMALL = ReadoutComparison(
     training=TrainingSettings(steps=18, batch_size=50, augment=True, schedule="one_cycle"),
     sparsities=(0.5,), sparsity_width=30, n_kernel=60, seed=3,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def trained_on_one_thread():
-    """What runs on integers may leave torch with another number of threads, which shows."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readouts, "train", one_thread()(train))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ Weights are held once, four to a byte. For many samples the non-zeros' places ar
 at a time, and read once for 64 samples; for few, products are taken with all the weights. Which is
 faster depends on the share of zeros and on the processor: it is measured.
 
-In a forked process, such as a worker of ``multiprocessing.Pool``, everything runs on one thread:
-OpenMP's threads do not come along, and whoever waits for them waits for ever.
+It runs on as many threads as torch has, and no more: those that outnumber the processors wait for
+each other. In a forked process, such as a worker of ``multiprocessing.Pool``, that is one: OpenMP's
+threads do not come along, and whoever waits for them waits for ever.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from __future__ import annotations
 import math
 import os
 import timeit
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, cached_property
 
 import numpy as np
@@ -57,6 +59,22 @@ def _alone() -> bool:
     if forked and torch.get_num_threads() > 1:
         torch.set_num_threads(1)
     return forked
+
+
+@contextmanager
+def _threads_of_torch() -> Iterator[None]:
+    """Leave torch its number of threads, which numba, of the same OpenMP, sets to its own."""
+    _alone()  # then torch has one
+    # First: to ask numba for its own is enough to set torch's.
+    torchs = torch.get_num_threads()
+    own = get_num_threads()
+    set_num_threads(min(own, torchs))
+    try:
+        yield
+    finally:
+        set_num_threads(own)
+        if torch.get_num_threads() != torchs:
+            torch.set_num_threads(torchs)
 
 
 def _compiled(function: Callable) -> tuple[Callable, Callable]:
@@ -251,10 +269,11 @@ def _costs(codes: type) -> tuple[float, float, float]:
 def run(layers: Sequence[IntegerLayer], X: NDArray[np.float64]) -> NDArray[np.float32]:
     """(n, rows) values of the last layer for X (n, columns), each sample's its own."""
     out = np.empty((len(X), layers[-1].weights.shape[0]), np.float32)
-    for start in range(0, len(X), BATCH):
-        h = X[start : start + BATCH]
-        n = len(h)
-        for layer in layers:
-            h = layer(h, n)
-        out[start : start + n] = rows(h, n)
+    with _threads_of_torch():
+        for start in range(0, len(X), BATCH):
+            h = X[start : start + BATCH]
+            n = len(h)
+            for layer in layers:
+                h = layer(h, n)
+            out[start : start + n] = rows(h, n)
     return out
