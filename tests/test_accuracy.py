@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 import ntklc_helpers as nh
 from ntklc_helpers.matching.quantisers import quantisers
 
+pytestmark = pytest.mark.usefixtures("fewer_neurons")
+
 DATA = nh.load_digits(n=120, seed=0)
 KNOWN = {"X": nh.normalize(DATA.X), "y": DATA.labels, "widths": [60, 40], "ridge": 1e-3}
 

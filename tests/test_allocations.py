@@ -13,6 +13,8 @@ from ntklc_helpers.experiments.images import load_pair
 from ntklc_helpers.experiments.records import Record, RunError, find_record
 from ntklc_helpers.experiments.runs import preset_of
 
+pytestmark = pytest.mark.usefixtures("fewer_neurons")
+
 SMALL = attrs.evolve(
     PRESETS["smoke"], sparsities=(0.5,), packed=(4e3, 8e3), drawn=(), operations=()
 )

@@ -12,6 +12,8 @@ from ntklc_helpers.experiments.objectives import PRESETS, Objectives
 from ntklc_helpers.experiments.records import RunError, find_record
 from ntklc_helpers.experiments.runs import preset_of
 
+pytestmark = pytest.mark.usefixtures("fewer_neurons")
+
 SMALL = attrs.evolve(PRESETS["smoke"], objectives=("lloyd-max", "exact", "accuracy"))
 
 
