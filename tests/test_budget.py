@@ -88,7 +88,6 @@ def test_networks_without_activations(digits):
         ({"budget": 100}, r"budget must be at least \d+ bytes, what the smallest choices take"),
         ({"budget": -1}, "budget must be a positive finite number, got -1"),
         ({"max_change": 2}, r"max_change must be in \[0, 1\), got 2"),
-        ({"max_change": 0.001, "bits": ["ternary"]}, "max_change is 0.001, but 0.* changes"),
         ({"budget": 900, "bits": []}, "bits and levels must have an entry"),
         ({"budget": 900, "bits": [5]}, "bits among ternary, 2, 3, 4 and 8"),
         ({"budget": 900, "levels": []}, "bits and levels must have an entry"),
@@ -98,3 +97,10 @@ def test_networks_without_activations(digits):
 def test_odd_budgets(digits, net, given, message):
     with pytest.raises(ValueError, match=message):
         compress_within(net, digits[0], **given)
+
+
+def test_a_change_that_no_choice_keeps_to_is_refused(digits):
+    torch.manual_seed(0)
+    untrained = nn.Sequential(nn.Linear(64, 40), nn.Tanh(), nn.Linear(40, 10))
+    with pytest.raises(ValueError, match=r"max_change is 0.001, but 0.\d+ changes"):
+        compress_within(untrained, digits[0], max_change=0.001, bits=["ternary"], levels=[2])
