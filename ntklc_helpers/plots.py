@@ -1,4 +1,4 @@
-"""One style for every figure and for the numbers beside it: theory as lines, simulation as dots.
+"""One style for every figure and number: theory as lines, simulation as bars or dots.
 
 Colours are seaborn's colour-blind palette: a class keeps its colour through the whole book, and
 so do the three ways of getting a kernel.

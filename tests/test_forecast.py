@@ -259,7 +259,7 @@ def test_regression(digits):
     assert single.error < known.error
 
 
-@settings(max_examples=40, deadline=None)
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(3, 40), st.floats(1e-4, 1.0), st.integers(12, 40))
 def test_any_small_task(seed, width, ridge, n):
     rng = np.random.default_rng(seed)
