@@ -13,6 +13,7 @@ import pytest
 import ntklc_helpers
 from ntklc_helpers.experiments import __main__ as command
 from ntklc_helpers.experiments import pruning_sweep, readouts, records, runs
+from ntklc_helpers.experiments.command import main
 from ntklc_helpers.experiments.image_nets import TrainingSettings
 from ntklc_helpers.experiments.pruning_sweep import Sweep
 from ntklc_helpers.experiments.records import Record, RunError, read_record
@@ -225,6 +226,16 @@ def test_the_command_makes_the_record_of_a_chapter(tmp_path, capsys):
     assert read_record(tmp_path / "res/cifar10_vgg19") == made
     assert make(tmp_path, *arguments, "--no-nesterov", "--seed", "1", "--replace") == 1
     assert "holds a run with other settings: seed is 0 there and 1 here" in capsys.readouterr().err
+
+
+def test_a_preset_that_one_record_has_is_asked_of_that_one_alone(tmp_path):
+    known = {"first": {"paper": SMALL, "other": attrs.evolve(SMALL, seed=1)}}
+    known["second"] = {"paper": SMALL}
+    told = ["chapter", "--preset", "other", "--device", "cpu"]
+    told += ["--output", str(tmp_path / "run"), "--results", str(tmp_path / "res")]
+    assert main(known, {"chapter": ["first", "second"]}, "", told) == 0
+    seeds = [read_record(tmp_path / "res" / name).settings["seed"] for name in known]
+    assert seeds == [1, 0]
 
 
 def test_the_command_makes_the_records_of_chapter_14(tmp_path, capsys):

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ntklc_helpers as nh
+from ntklc_helpers.compression.train import load_state, save_state
 from ntklc_helpers.experiments import trained_networks
 from ntklc_helpers.experiments.front import LITERATURE, non_dominated, random_files
 from ntklc_helpers.experiments.image_nets import affinely_changed, augmented, vgg
@@ -87,6 +88,18 @@ def test_an_interrupted_run_goes_on(whole, tmp_path, stop_at):
     assert len(calls) > 4 and again.table.equals(whole.table)
     again.write(tmp_path / "again")
     assert read_record(tmp_path / "again") == again
+
+
+def test_what_a_training_took_before_it_was_stopped_counts(tmp_path, stop_at):
+    """Of a teacher too: it was through its epochs, and its weights were not put down yet."""
+    taught = attrs.evolve(SMALL, networks="tiny, taught", n_draws=1)
+    taught.run(tmp_path / "run", device="cpu")
+    trained = {path.stem: load_state(path) for path in (tmp_path / "run").glob("training-*.pt")}
+    for name, state in trained.items():
+        save_state(tmp_path / "run" / f"{name}.pt", state | {"seconds": 1000.0})
+        (tmp_path / "run" / f"{name.replace('training', 'weights')}.pt").unlink()
+    again = taught.run(tmp_path / "run", device="cpu")
+    assert len(trained) == 2 and 2000 <= again.provenance["stages"]["training"] < 2100
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,9 @@ def parser(records: Records, chapters: Chapters, about: str) -> argparse.Argumen
         one = names.add_parser(name, argument_default=argparse.SUPPRESS)
         one.add_argument("--output", type=Path, required=True, help="keeps all, to go on from")
         one.add_argument("--results", type=Path, required=True, help="folder for CSV and JSON")
-        one.add_argument("--preset", choices=presets, default="paper")
+        one.add_argument(
+            "--preset", choices=presets, default="paper", help="paper, where a record has no other"
+        )
         one.add_argument("--replace", action=argparse.BooleanOptionalAction, default=False)
         trained = "training" in attrs.fields_dict(kind)
         training = get_type_hints(TrainingSettings) if trained else {}
@@ -100,7 +102,10 @@ def main(
     logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", stream=sys.stdout)
     names, given = chapters.get(options.name, [options.name]), vars(options)
     try:
-        experiments: list[Any] = [chosen(records[name][options.preset], given) for name in names]
+        presets = [records[name] for name in names]
+        experiments: list[Any] = [
+            chosen(of.get(options.preset, of["paper"]), given) for of in presets
+        ]
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

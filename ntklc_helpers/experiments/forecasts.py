@@ -177,7 +177,7 @@ class Forecasts(Experiment):
             ``…_forecast`` and ``…_uncertainty`` the forecast; ``seconds_…`` of one processor.
         """
         with begin(self, folder, device) as run:
-            made = run.once("features", lambda: _features(self, run))
+            made = run.once("features", lambda: _features(self, run), "network")
             parts = [made[part].double().numpy() for part in ("pool", "held", "test")]
             labels = [made[f"y_{part}"].numpy() for part in ("pool", "held", "test")]
             X = np.concatenate([normalize(part, parts[0]) for part in parts])

@@ -160,11 +160,17 @@ class Stages:
         if path := self.path(stage):
             save_state(path, content)
 
-    def once(self, stage: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What ``make`` returns and the ``seconds`` that it took; made where it is not kept."""
+    def once(
+        self, stage: str, make: Callable[[], dict[str, Any]], *trainings: str
+    ) -> dict[str, Any]:
+        """What ``make`` returns and the ``seconds`` that it took; made where it is not kept.
+
+        What ``trainings``, stages that ``make`` goes on with, took before they were stopped counts.
+        """
         kept = self.read(stage)
         if kept is None:
-            start = time.perf_counter()
+            begun = [self.read(name) or {"seconds": 0.0} for name in trainings]
+            start = time.perf_counter() - sum(state["seconds"] for state in begun)
             made = make()
             kept = {"seconds": time.perf_counter() - start} | made
             self.write(stage, kept)

@@ -238,7 +238,7 @@ class TrainedNetworks(Study):
         stage = _plainly(f"{name}-{seed}")
         net = _network(small, run.images, kept, seed)
         made = partial(_fit, run, small, net, kept, seed, stage, teacher or None)
-        trained = run.once(f"weights-{stage}", made)
+        trained = run.once(f"weights-{stage}", made, f"training-{stage}", f"pruned-{stage}")
         net.load_state_dict(trained["weights"])
         spent[stage] = trained["seconds"]
         return net.cpu().eval()
