@@ -118,13 +118,18 @@ def beside_int8() -> str:
     """A line for each of three batches, ours beside the 8 bits of others, in one run."""
     chosen = {"sparsities": [0.9], "batches": [1, 16, 256], "rounds": 3}
     table = DataFrame(timed(4000, SETTINGS | chosen)["rows"])
-    table["how"], table["kind"] = table.how.str.partition(",")[0], table.how.str.rpartition(" ")[2]
-    best = table[table.kind.isin(["ours", "int8"])].groupby(["batch", "how"]).ms.min().unstack()
+    who, kind = table.how.str.partition(",")[0], table.how.str.rpartition(" ")[2]
+    table["how"] = table.how.where(kind == "bytes", who)
+    best = table[kind.isin(["ours", "bytes", "int8"])].groupby(["batch", "how"]).ms.min().unstack()
     lines = [] if "onnxruntime" in best else ["  left out: onnxruntime could not be installed"]
     for batch, times in best.iterrows():
-        ours = times.pop("ours")
-        beside = [f"{name} {ms:.3g} ms, {ms / ours:.2g} × faster" for name, ms in times.items()]
-        lines.append(f"  batch {batch}: ours {ours:.3g} ms;  " + ";  ".join(beside))
+        ours, of_bytes = times.pop("ours"), times.pop("ours, bytes")
+        beside = [
+            f"{name} {ms:.3g} ms, {ms / ours:.2g} × faster, {ms / of_bytes:.2g} × of bytes"
+            for name, ms in times.items()
+        ]
+        head = f"  batch {batch}: ours {ours:.3g} ms, of bytes {of_bytes:.3g};  "
+        lines.append(head + ";  ".join(beside))
     return "\n".join(lines)
 
 
@@ -145,16 +150,22 @@ def fastest(network: Network, X: np.ndarray, calls: int) -> float:
 def compressed(
     width: int, settings: dict[str, Any], X: np.ndarray
 ) -> dict[tuple[str, float], Network]:
-    """Ours, and beside the sparse ones the same sums as a product of sparse matrices of floats."""
+    """Ours on floats and on bytes, and beside the sparse ones products of sparse matrices."""
     found: dict[tuple[str, float], Network] = {}
     base = nh.RandomMLP(settings["p"], [width] * 3, ["relu"] * 3, tau0=1.0)
     X = nh.normalize(X)
+    # Pixels of the same network: columns of one scale, as images have.
+    spread = 40 * np.sqrt(settings["p"])
+    pixels = np.clip(np.rint(128 + spread * X), 0, 255).astype(np.uint8)
+    scaling = nh.compression.Scaling(np.full(settings["p"], 128.0), np.full(settings["p"], spread))
     rng, classes = np.random.default_rng(1), np.arange(settings["classes"])
     weights = rng.normal(size=(width, len(classes)))
     for zeros in settings["sparsities"]:
         net = nh.compress(base, X, levels=settings["levels"], sparsity=zeros)
         net.readout = nh.compression.Readout.from_weights(weights, np.zeros(len(classes)), classes)
         found["ours", zeros] = net.predict
+        of_pixels = nh.CompressedNetwork(net.layers, net.readout, scaling=scaling)
+        found["ours, bytes", zeros] = lambda X, of=of_pixels: of.predict(pixels[: len(X)])
         if zeros >= CSR_FROM:
             dense = [layer.weights.to_dense().astype(np.float32) for layer in net.layers]
             found["CSR, float32", zeros] = csr([*map(scipy.sparse.csr_array, dense)], weights)

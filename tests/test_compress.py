@@ -106,6 +106,53 @@ def test_features_do_not_depend_on_the_batch(small, digits):
         assert np.array_equal(small.features(X[rows]), whole[rows])
 
 
+def test_scores_do_not_depend_on_the_batch(small, digits):
+    X = digits[2]
+    whole = small.outputs(X)
+    for rows in (slice(0, 1), slice(5, 8), slice(250, 260), slice(0, 257)):
+        assert np.array_equal(small.outputs(X[rows]), whole[rows])
+    readout, features = small.readout, small.features(X).astype(float)
+    want = features @ (readout.weights * readout.scale) + readout.bias
+    np.testing.assert_allclose(whole, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 90), st.sampled_from([1, 3, 64, 300]), st.booleans())
+def test_bytes_give_what_their_numbers_give(seed, p, n, scaled):
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (n + 2, p), dtype=np.uint8)
+    scaling = nh.compression.Scaling.of(pixels)
+    net = nh.RandomMLP(p, [40, 30], ["relu"] * 2, seed=seed % 99)
+    small = nh.compress(net, scaling(pixels.astype(float)), levels=4, sparsity=0.5)
+    small.scaling = scaling if scaled else None
+    layer = small.layers[0]
+    rows = pixels.astype(float) if not scaled else scaling(pixels.astype(float))
+    above = (layer.scale * rows @ layer.weights.to_dense().T)[:, :, None]
+    far = (np.abs(above - layer.activation.thresholds) > 1e-9).all(axis=(1, 2))
+    found = small.features(pixels)
+    assert np.array_equal(found[far], small.features(pixels.astype(float))[far])
+    assert far.any() and np.array_equal(small.features(pixels[1:2]), found[1:2])
+
+
+def test_bytes_heed_the_scaling_that_is_set(small, digits):
+    pixels = np.rint(16 * nh.load_digits(split="test").X).astype(np.uint8)
+    net = nh.CompressedNetwork(small.layers, small.readout)
+    found = []
+    for scale in (np.full(64, 30.0), np.full(64, 60.0), np.linspace(30, 60, 64)):
+        net.scaling = nh.compression.Scaling(pixels.mean(axis=0), scale)
+        found.append(net.predict(pixels))
+        assert np.array_equal(found[-1], net.predict(pixels.astype(float)))
+    assert (found[0] != found[1]).any()
+
+
+def test_a_scaling_of_rows_is_that_of_normalize(digits):
+    rows = nh.load_digits(split="train").X
+    scaling = nh.compression.Scaling.of(rows)
+    np.testing.assert_allclose(scaling(rows), nh.normalize(rows), rtol=1e-13, atol=1e-15)
+    with pytest.raises(ValueError, match="rows must not all be the same"):
+        nh.compression.Scaling.of(np.ones((3, 2)))
+
+
 @pytest.mark.parametrize("weights", ["packed", "seed", "smallest"])
 def test_saved_and_loaded_it_predicts_the_same(small, digits, tmp_path, weights):
     path = tmp_path / "net.safetensors"

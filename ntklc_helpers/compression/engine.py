@@ -21,6 +21,7 @@ import timeit
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,18 +78,19 @@ def _threads_of_torch() -> Iterator[None]:
             torch.set_num_threads(torchs)
 
 
-def _compiled(function: Callable) -> tuple[Callable, Callable]:
+def _compiled(function: Callable, **how: Any) -> tuple[Callable, Callable]:
     """On all threads, kept on disk where there is a place; and on one."""
     try:
-        return njit(function, parallel=True, cache=True), njit(function)
+        return njit(function, parallel=True, cache=True, **how), njit(function, **how)
     except RuntimeError:
         # Neither the package's folder nor the user's cache can be written.
-        return njit(function, parallel=True), njit(function)
+        return njit(function, parallel=True, **how), njit(function, **how)
 
 
 _add_up = _compiled(kernels.add_up)
 _multiply = _compiled(kernels.multiply)
 _spell_out = _compiled(kernels.spell_out)
+_score = _compiled(kernels.score, fastmath={"reassoc", "contract"})
 
 
 def rows(inputs: NDArray, n: int) -> NDArray:
@@ -266,8 +268,19 @@ def _costs(codes: type) -> tuple[float, float, float]:
     return listing, adding, multiplying / matrix.size / LANES
 
 
-def run(layers: Sequence[IntegerLayer], X: NDArray[np.float64]) -> NDArray[np.float32]:
-    """(n, rows) values of the last layer for X (n, columns), each sample's its own."""
+def score(rows: NDArray, weights: NDArray, bias: NDArray) -> NDArray:
+    """(n, K) rows · weights + bias of rows (n, d) and weights (K, d), each sample's its own.
+
+    On the threads that ran the layers: others would wait beside them for more to do.
+    """
+    out = np.empty((len(rows), len(weights)), weights.dtype)
+    with _threads_of_torch():
+        _score[_alone()](np.ascontiguousarray(rows, weights.dtype), weights, bias, out)
+    return out
+
+
+def run(layers: Sequence[IntegerLayer], X: NDArray) -> NDArray[np.float32]:
+    """(n, rows) values of the last layer for floats or codes X (n, columns), each sample's own."""
     out = np.empty((len(X), layers[-1].weights.shape[0]), np.float32)
     with _threads_of_torch():
         for start in range(0, len(X), BATCH):

@@ -413,6 +413,19 @@ def multiply(weights, inputs, lifts, bounds, table, out):
         _multiply_tile(tile, weights, inputs, lifts, bounds, table, out)
 
 
+def score(rows, weights, bias, out):
+    """rows · weights + bias, (n, K), for rows (n, d) and weights (K, d)."""
+    n, d = rows.shape
+    none = bias[0] - bias[0]
+    for tile in prange(-(-n // TILE)):
+        for s in range(TILE * tile, min(n, TILE * (tile + 1))):
+            for k in range(len(weights)):
+                total = none
+                for i in range(d):
+                    total += rows[s, i] * weights[k, i]
+                out[s, k] = total + bias[k]
+
+
 def spell_out(pieces, values, out):
     """values[pieces], from blocks (b, rows, lanes) to samples (n, rows)."""
     _, rows, lanes = pieces.shape

@@ -21,6 +21,7 @@ from .._checks import array, positive, whole
 from ..theory.activations import Quantized
 from ..theory.weights import draw_ternary
 from .engine import IntegerLayer
+from .scaling import Scaling
 from .ternary import PackedTernary, TernaryMatrix, pack_ternary, unpack_ternary
 
 # What int8 holds; what pieces are counted in; what a file may ask its reader to make room for.
@@ -143,6 +144,21 @@ class TernaryLayer:
             middle, codes = before._int8
             shift = shift + gain * middle * self.weights.row_sums
             largest = int(np.abs(codes.astype(int)).max())
+        return self._prepared(largest, gain, shift, last)
+
+    def on_bytes(self, scaling: Scaling | None, last: bool) -> IntegerLayer | None:
+        """As a first layer of bytes less 128; None where columns are scaled differently."""
+        centre, scale = (scaling.centre, scaling.scale) if scaling else (np.zeros(1), np.ones(1))
+        if (scale != scale[0]).any():
+            return None
+        gain, shift = self._affine(None)
+        # Of what is not whole, the sums of centred columns are taken once, and not of every sample.
+        lift = self.weights.to_dense() @ np.broadcast_to(128 - centre, self.weights.shape[1])
+        return self._prepared(128, gain / scale[0], shift + gain / scale[0] * lift, last)
+
+    def _prepared(
+        self, largest: int | None, gain: float, shift: NDArray[np.float64], last: bool
+    ) -> IntegerLayer:
         values: NDArray = np.array(self.activation.levels, np.float32 if last else np.float64)
         if self._int8 is not None and not last:
             values = self._int8[1]

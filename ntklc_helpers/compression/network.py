@@ -71,6 +71,18 @@ def _fitting(values: Any) -> tuple[TernaryLayer, ...]:
     return layers
 
 
+def _without_bytes(net: CompressedNetwork, _: Any, scaling: Scaling | None) -> Scaling | None:
+    """What is set; the layers made for another scaling are forgotten."""
+    vars(net).pop("_on_bytes", None)
+    return scaling
+
+
+def _bytes(X: Any, p: int) -> bool:
+    """Whether X is an array (n, p) of bytes."""
+    whole = isinstance(X, np.ndarray) and not np.ma.isMaskedArray(X) and X.dtype == np.uint8
+    return whole and X.ndim == 2 and len(X) > 0 and X.shape[1] == p
+
+
 @define(eq=False, repr=False, slots=False)
 class CompressedNetwork:
     """A network of ternary layers with a trained readout; see :func:`compress`.
@@ -102,7 +114,7 @@ class CompressedNetwork:
     layers: tuple[TernaryLayer, ...] = field(converter=_fitting, on_setattr=setters.frozen)
     readout: Readout | None = field(default=None)
     matching: Any = None
-    scaling: Scaling | None = field(default=None)
+    scaling: Scaling | None = field(default=None, on_setattr=[setters.validate, _without_bytes])
 
     @readout.validator
     def _readout_fits(self, _: Any, readout: Readout | None) -> None:
@@ -141,16 +153,25 @@ class CompressedNetwork:
         last = self.layers[-1]
         return tuple(layer.on_integers(old, layer is last) for old, layer in self._pairs)
 
+    @cached_property
+    def _on_bytes(self) -> tuple[IntegerLayer, ...] | None:
+        first = self.layers[0].on_bytes(self.scaling, last=len(self.layers) == 1)
+        return first and (first, *self._on_integers[1:])
+
     def features(
         self, X: ArrayLike, device: torch.device | str | None = None
     ) -> NDArray[np.float32]:
         """(n, d_L) last hidden layer for X (n, p); each row depends on its sample alone.
 
         By default on integers, on the CPU; with a device by torch there. The first layer adds
-        floats, by torch in float32: where a sum lies next to a threshold, the two may differ.
+        floats, by torch in float32: where a sum lies next to a threshold, the two may differ. Of an
+        array of bytes (uint8), such as pixels, it adds whole numbers, which is faster, unless
+        ``scaling`` divides columns by different numbers; no sum is rounded then.
 
         ValueError if X is no matrix of finite numbers with p columns, or torch has no such device.
         """
+        if device is None and _bytes(X, self.p) and self._on_bytes:
+            return run(self._on_bytes, (np.asarray(X) ^ 128).view(np.int8))
         rows = self._scaled(samples("X", X, self.p))
         if device is not None:
             x = torch.from_numpy(rows).float().to(torch_device(device))
@@ -196,14 +217,15 @@ class CompressedNetwork:
 
     def outputs(self, X: ArrayLike) -> NDArray[np.floating]:
         """(n, K) scores of the classes, or values, for X (n, p); errors as for :meth:`predict`."""
-        return self._trained.scores(self.features(X))
+        readout = self._trained
+        return readout.scores_of(self.features(X))
 
     def predict(self, X: ArrayLike) -> NDArray:
         """(n,) predicted labels for X (n, p); ValueError if it does not fit, or without readout.
 
         Of a readout of values these, (n,) where there is one output, else (n, K).
         """
-        return self._trained.predict(self.features(X))
+        return self._trained.labels_of(self.outputs(X))
 
     def score(self, X: ArrayLike, y: ArrayLike) -> float:
         """Share of the samples whose label is predicted; errors as for :meth:`predict`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ from .._checks import (
     torch_device,
     whole,
 )
+from .engine import score
 
 READOUT_DTYPES = ("float32", "float16", "int8")
 _CHUNK = 4096
@@ -33,7 +35,7 @@ GCV_GRID = tuple(10.0**k for k in np.arange(-4, 4, 0.5))
 LOGISTIC_GRID = (1e-3, 1e-2, 1e-1, 1.0)
 
 
-@frozen
+@frozen(slots=False)
 class Readout:
     """Outputs ``features @ (weights * scale) + bias``: values, or scores of classes.
 
@@ -145,16 +147,25 @@ class Readout:
             weights = weights / scale
         return evolve(self, weights=weights.astype(dtype), scale=scale * unit)
 
+    @cached_property
+    def _by_output(self) -> NDArray[np.floating]:
+        """(K, d) what features are multiplied by."""
+        return np.ascontiguousarray((self.weights * self.scale).T)
+
     def scores(self, features: ArrayLike) -> NDArray[np.floating]:
         """(n, K) scores of the classes, or values, of features (n, d)."""
-        weights = self.weights * self.scale
-        rows = _matrix(features, len(weights)).astype(weights.dtype, copy=False)
-        # By torch: numpy's threads would spin on beside those that made the features.
-        return (torch.from_numpy(rows) @ torch.from_numpy(weights)).numpy() + self.bias
+        return self.scores_of(_matrix(features, len(self.weights)))
+
+    def scores_of(self, rows: NDArray[np.floating]) -> NDArray[np.floating]:
+        """The same for rows that a network made: they are not looked at."""
+        return score(rows, self._by_output, self.bias)
 
     def predict(self, features: ArrayLike) -> NDArray:
         """(n,) predicted labels; or values, (n,) where there is one output, else (n, K)."""
-        found = self.scores(features)
+        return self.labels_of(self.scores(features))
+
+    def labels_of(self, found: NDArray[np.floating]) -> NDArray:
+        """What :meth:`predict` gives, from scores (n, K)."""
         if self.classes is None:
             return found[:, 0] if found.shape[1] == 1 else found
         return self.classes[found.argmax(axis=1)]

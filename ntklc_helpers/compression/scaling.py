@@ -7,9 +7,9 @@ from typing import TypeVar
 import numpy as np
 import torch
 from attrs import Attribute, field, frozen
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from .._checks import SAME, array
+from .._checks import SAME, array, samples
 
 Rows = TypeVar("Rows", NDArray[np.float64], torch.Tensor)
 
@@ -46,6 +46,28 @@ class Scaling:
             raise ValueError(
                 f"scale must be positive, one a column, {len(self.centre)}, got {scale.tolist()}"
             )
+
+    @classmethod
+    def of(cls, rows: ArrayLike) -> Scaling:
+        """To mean zero and mean squared norm one, as :func:`~ntklc_helpers.normalize` of the rows.
+
+        All columns are divided by one number. Raises ValueError if all rows are the same.
+
+        Returns
+        -------
+        Scaling
+
+        Examples
+        --------
+        >>> nh.compression.Scaling.of([[0, 1], [0, 3]])(np.array([[5, 2]]))
+        array([[5., 0.]])
+        """
+        found = samples("rows", rows)
+        centre = found.mean(axis=0)
+        size = np.sqrt(((found - centre) ** 2).sum(axis=1).mean())
+        if not size > 0:
+            raise ValueError("rows must not all be the same: their scale is zero")
+        return cls(centre, np.full(len(centre), size))
 
     @property
     def nbytes(self) -> int:
