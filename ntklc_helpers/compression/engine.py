@@ -114,15 +114,6 @@ def blocks(inputs: NDArray, lanes: int, dtype: type) -> NDArray:
     return found
 
 
-def segments(codes: NDArray, stride: int) -> NDArray[np.int8]:
-    """Codes (n, columns) as (n, 4, segment), a row's bytes filled up to whole pieces."""
-    found = _aligned((len(codes), 4, -(-stride // PIECE) * PIECE), np.int8)
-    for k in range(4):
-        part = codes[:, k * stride : (k + 1) * stride]
-        found[:, k, : part.shape[1]] = part
-    return found
-
-
 @frozen(eq=False, slots=False)
 class IntegerLayer:
     """values[j], where j counts the bounds (rows, t) of row i below (T h)_i, T the weights.
@@ -219,8 +210,7 @@ class IntegerLayer:
     def multiply(self, inputs: NDArray) -> NDArray:
         """(n, rows) for codes (n, columns), by products with all weights."""
         out = np.empty((len(inputs), self.weights.shape[0]), self.table.dtype)
-        lifts = inputs.sum(axis=1, dtype=np.int32)
-        given = segments(inputs, self.weights.quarters.shape[1]), lifts, self.bounds.ravel()
+        given = np.ascontiguousarray(inputs), self.bounds.ravel()
         _multiply[_alone()](self.weights.quarters, *given, self.table, out)
         return out
 

@@ -403,12 +403,30 @@ def _multiply_tile(tile, weights, inputs, lifts, bounds, table, out):
         s += 1
 
 
-def multiply(weights, inputs, lifts, bounds, table, out):
+@njit
+def _segments(codes, stride):
+    """Codes (n, 4, segment) for a row's bytes, filled up to whole pieces; and their sums (n,)."""
+    n, columns = codes.shape
+    length = -(-stride // PIECE) * PIECE
+    room, lifts = np.zeros(4 * n * length + PIECE, np.int8), np.zeros(n, np.int32)
+    # They begin at a cache line, so that no vector lies on two.
+    start = -room.ctypes.data % PIECE
+    found = room[start : start + 4 * n * length].reshape(n, 4, length)
+    for s in range(n):
+        for k in range(4):
+            for i in range(min(stride, columns - k * stride)):
+                found[s, k, i] = codes[s, k * stride + i]
+                lifts[s] += codes[s, k * stride + i]
+    return found, lifts
+
+
+def multiply(weights, codes, bounds, table, out):
     """The table's entry at the number of bounds that T x exceeds, (n, rows).
 
     ``weights`` (rows, stride) hold w + 1, with rows of anything up to a full tile and a register
-    behind the last one; ``inputs`` (n, 4, segment) the codes, ``lifts`` (n,) their sums.
+    behind the last one; ``codes`` (n, columns) are x.
     """
+    inputs, lifts = _segments(codes, weights.shape[1])
     for tile in prange(-(-out.shape[1] // TILE)):
         _multiply_tile(tile, weights, inputs, lifts, bounds, table, out)
 

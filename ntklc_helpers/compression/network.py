@@ -171,7 +171,7 @@ class CompressedNetwork:
         ValueError if X is no matrix of finite numbers with p columns, or torch has no such device.
         """
         if device is None and _bytes(X, self.p) and self._on_bytes:
-            return run(self._on_bytes, (np.asarray(X) ^ 128).view(np.int8))
+            return run(self._on_bytes, (np.ascontiguousarray(X) ^ 128).view(np.int8))
         rows = self._scaled(samples("X", X, self.p))
         if device is not None:
             x = torch.from_numpy(rows).float().to(torch_device(device))
