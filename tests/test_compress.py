@@ -173,8 +173,8 @@ def test_memory_is_what_is_on_disk(small, tmp_path):
     assert memory.dense_file == 4 * (memory.weights + 60 * 10 + 10)
     assert memory.entropy_per_weight < memory.bits_per_weight
     nonzero = sum(np.count_nonzero(layer.weights.to_dense()) for layer in small.layers)
-    # Rows are filled up to fours, columns likewise; and behind each matrix a register.
-    assert memory.resident_weights == 16 * 72 + 18 * 80 + 20 * 60 + 3 * 64
+    # Rows are filled up to sixteens, columns to fours; and behind each matrix a register.
+    assert memory.resident_weights == 16 * 80 + 18 * 80 + 20 * 64 + 3 * 64
     share = nonzero / memory.weights
     assert memory.published_bits == pytest.approx(share * (memory.weights + 600) + 210)
 

@@ -7,39 +7,31 @@ depend on the number of threads or on how samples are put into batches.
 Weights are held once, four to a byte. For many samples the non-zeros' places are listed, a few rows
 at a time, and read once for 64 samples; for few, products are taken with all the weights. Which is
 faster depends on the share of zeros and on the processor: it is measured.
-
-It runs on as many threads as torch has, and no more: those that outnumber the processors wait for
-each other. In a forked process, such as a worker of ``multiprocessing.Pool``, that is one: OpenMP's
-threads do not come along, and whoever waits for them waits for ever.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import timeit
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property
-from typing import Any
 
 import numpy as np
-import torch
 from attrs import frozen
-from numba import get_num_threads, njit, set_num_threads
+from numba import get_num_threads, set_num_threads
 from numpy.typing import NDArray
 
 from ..theory.weights import draw_ternary
 from . import kernels
 from .kernels import FLOAT_LANES, LANES, PIECE
 from .ternary import TernaryMatrix
+from .threads import alone, compiled, threads_of_torch
 
 # Samples that are run at a time: what they take stays in the processor's memory.
 BATCH = 256
 # Eight codes of at most this size add up within int8.
 _NARROW = 15
 _TIE = 1e-9
-_PROCESS = os.getpid()
 
 
 def _aligned(shape: tuple[int, ...], dtype: type | np.dtype) -> NDArray:
@@ -54,43 +46,9 @@ def _code_type(largest: float) -> type:
     return np.int8 if largest <= _NARROW else np.int16
 
 
-def _alone() -> bool:
-    """Whether this process was forked from the one that imported; then torch keeps to a thread."""
-    forked = os.getpid() != _PROCESS
-    if forked and torch.get_num_threads() > 1:
-        torch.set_num_threads(1)
-    return forked
-
-
-@contextmanager
-def _threads_of_torch() -> Iterator[None]:
-    """Leave torch its number of threads, which numba, of the same OpenMP, sets to its own."""
-    _alone()  # then torch has one
-    # First: to ask numba for its own is enough to set torch's.
-    torchs = torch.get_num_threads()
-    own = get_num_threads()
-    set_num_threads(min(own, torchs))
-    try:
-        yield
-    finally:
-        set_num_threads(own)
-        if torch.get_num_threads() != torchs:
-            torch.set_num_threads(torchs)
-
-
-def _compiled(function: Callable, **how: Any) -> tuple[Callable, Callable]:
-    """On all threads, kept on disk where there is a place; and on one."""
-    try:
-        return njit(function, parallel=True, cache=True, **how), njit(function, **how)
-    except RuntimeError:
-        # Neither the package's folder nor the user's cache can be written.
-        return njit(function, parallel=True, **how), njit(function, **how)
-
-
-_add_up = _compiled(kernels.add_up)
-_multiply = _compiled(kernels.multiply)
-_spell_out = _compiled(kernels.spell_out)
-_score = _compiled(kernels.score, fastmath={"reassoc", "contract"})
+_add_up = compiled(kernels.add_up)
+_multiply = compiled(kernels.multiply)
+_spell_out, _spell_rows = compiled(kernels.spell_out), compiled(kernels.spell_rows)
 
 
 def rows(inputs: NDArray, n: int) -> NDArray:
@@ -116,14 +74,15 @@ def blocks(inputs: NDArray, lanes: int, dtype: type) -> NDArray:
 
 @frozen(eq=False, slots=False)
 class IntegerLayer:
-    """values[j], where j counts the bounds (rows, t) of row i below (T h)_i, T the weights.
+    """values[j], where j counts the bounds in column i that are below (T h)_i, T the weights.
 
-    One row of bounds is for all. Bounds are of the type that sums are taken in, ``codes`` of that
-    of the inputs; values (t + 1,) are int8 codes for a next layer on integers, else floats.
+    Bounds are (t, rows), with rows of anything up to a full tile, or (t, 1) for all rows, of the
+    type that sums are taken in; ``codes`` is that of the inputs. Values (t + 1,) are int8 codes for
+    a next layer on integers, else floats.
     """
 
     weights: TernaryMatrix
-    bounds: NDArray
+    columns: NDArray
     values: NDArray
     codes: type
 
@@ -141,9 +100,11 @@ class IntegerLayer:
 
         ``largest_code`` bounds the size of integer inputs; None says that inputs are floats.
         """
-        bounds = (thresholds - shift[:, None]) / gain
         if (shift == shift[0]).all():
-            bounds = bounds[:1]
+            shift = shift[:1]
+        else:
+            shift = np.pad(shift, (0, len(weights.quarters) - len(shift)))
+        bounds = (thresholds[:, None] - shift) / gain
         if largest_code is None:
             return cls(weights, bounds, values, np.float64)
         # A whole number exceeds x where it exceeds ⌊x⌋. What is whole but for rounding is a tie,
@@ -179,7 +140,12 @@ class IntegerLayer:
     @property
     def nbytes(self) -> int:
         """Bytes of memory held."""
-        return self.weights.nbytes + self.bounds.nbytes + self.values.nbytes
+        return self.weights.nbytes + self.columns.nbytes + self.values.nbytes
+
+    @property
+    def bounds(self) -> NDArray:
+        """(rows, t) those of each row, or (1, t) of all."""
+        return self.columns[:, : self.weights.shape[0]].T
 
     def __call__(self, inputs: NDArray, n: int) -> NDArray:
         """From n samples (n, columns), or in blocks (b, columns, lanes), to one of the two."""
@@ -204,23 +170,23 @@ class IntegerLayer:
         count = -(-inputs.shape[0] * inputs.shape[2] // lanes)
         out = _aligned((count, T.shape[0], lanes), steps.dtype)
         like = np.empty(0, np.uint16 if T.shape[1] <= 2**16 else np.uint32)
-        _add_up[_alone()](T.quarters, like, inputs, self.bounds.ravel(), steps, out)
+        _add_up[alone()](T.quarters, like, inputs, self.columns.ravel(), steps, out)
         return out
 
     def multiply(self, inputs: NDArray) -> NDArray:
         """(n, rows) for codes (n, columns), by products with all weights."""
-        out = np.empty((len(inputs), self.weights.shape[0]), self.table.dtype)
-        given = np.ascontiguousarray(inputs), self.bounds.ravel()
-        _multiply[_alone()](self.weights.quarters, *given, self.table, out)
-        return out
+        T, steps = self.weights, self.steps
+        out = np.empty((len(inputs), len(T.quarters)), steps.dtype)
+        codes = np.ascontiguousarray(inputs)
+        _multiply[alone()](T.quarters, codes, self.columns.ravel(), steps, out)
+        return out[:, : T.shape[0]]
 
     def spelled(self, pieces: NDArray, n: int) -> NDArray:
         """(n, rows) values where the table's entries say."""
-        pieces = pieces.view(f"u{pieces.itemsize}")
-        if pieces.ndim == 2:
-            return self.values[pieces]
+        spell = (_spell_rows if pieces.ndim == 2 else _spell_out)[alone()]
+        pieces = np.ascontiguousarray(pieces).view(f"u{pieces.itemsize}")
         out = np.empty((n, pieces.shape[1]), self.values.dtype)
-        _spell_out[_alone()](pieces, self.values, out)
+        spell(pieces, self.values, out)
         return out
 
 
@@ -258,21 +224,10 @@ def _costs(codes: type) -> tuple[float, float, float]:
     return listing, adding, multiplying / matrix.size / LANES
 
 
-def score(rows: NDArray, weights: NDArray, bias: NDArray) -> NDArray:
-    """(n, K) rows · weights + bias of rows (n, d) and weights (K, d), each sample's its own.
-
-    On the threads that ran the layers: others would wait beside them for more to do.
-    """
-    out = np.empty((len(rows), len(weights)), weights.dtype)
-    with _threads_of_torch():
-        _score[_alone()](np.ascontiguousarray(rows, weights.dtype), weights, bias, out)
-    return out
-
-
 def run(layers: Sequence[IntegerLayer], X: NDArray) -> NDArray[np.float32]:
     """(n, rows) values of the last layer for floats or codes X (n, columns), each sample's own."""
     out = np.empty((len(X), layers[-1].weights.shape[0]), np.float32)
-    with _threads_of_torch():
+    with threads_of_torch():
         for start in range(0, len(X), BATCH):
             h = X[start : start + BATCH]
             n = len(h)

@@ -2,8 +2,8 @@
 
 Both read the weights four to a byte. :func:`add_up` lists the columns of a few rows' non-zeros,
 and adds for each the codes of as many samples as its inputs hold side by side, for all of them
-before the next few rows. :func:`multiply` multiplies 64 weights with the codes of one sample at a
-time. Both count how many bounds a sum exceeds. Sums of whole numbers are exact in either; floats
+before the next few rows. :func:`multiply` multiplies 64 weights at a time with the codes of a few
+samples. Both count how many bounds a sum exceeds. Sums of whole numbers are exact in either; floats
 are added by the first in a fixed order.
 
 They are written for LLVM in vectors longer than a register may be, which it cuts to what the
@@ -19,18 +19,20 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, prange, types, uintp
+from numba import int32, njit, prange, types, uintp
 from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
 
 # Codes of as many samples lie side by side; floats of eight, whatever the register.
 LANES, FLOAT_LANES = 64, 8
-# Rows and samples whose sums are taken at a time in a product, and bytes that are read at a time.
-TILE, PIECE = 4, 64
-# Rows whose non-zeros are listed at a time, bytes that are asked of the memory before they are
-# needed, and non-zeros of 64 weights that are written down at once.
-TOGETHER, AHEAD, SOME = 64, 8192, 16
+# Sums that a product takes at a time, of so many rows and samples: what it reads of the weights
+# serves all of these samples, and of the codes all rows. And bytes that are read at a time.
+SUMS, PIECE = 16, 64
+# Rows whose non-zeros are listed at a time, and non-zeros of 64 weights written down at once.
+TOGETHER, SOME = 64, 16
+# Rows whose products are taken side by side: more are more streams than a processor follows.
+FEW = 4
 _BYTE, _INT, _LONG = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _BYTES, _INTS = ir.VectorType(_BYTE, PIECE), ir.VectorType(_INT, PIECE // 4)
 _FLAGS = ir.VectorType(ir.IntType(1), PIECE)
@@ -147,10 +149,11 @@ minus, minus_rest = _joins("sub", "fsub", True), _joins("sub", "fsub", False)
 
 @intrinsic
 def raised(typing_context, value, total, bound, step):
-    """value + step where the total exceeds the bound."""
+    """value + step where the total exceeds the bound, one or each its own."""
 
     def generate(context, builder, signature, args):
-        limit, more = (_everywhere(builder, number, total.width) for number in args[2:])
+        limit, more = args[2], _everywhere(builder, args[3], total.width)
+        limit = limit if isinstance(bound, Vector) else _everywhere(builder, limit, total.width)
         floats = isinstance(total.dtype, types.Float)
         compare = builder.fcmp_ordered if floats else builder.icmp_signed
         chosen = builder.select(compare(">", args[1], limit), more, ir.Constant(more.type, None))
@@ -257,9 +260,65 @@ def _fours(context: Any, builder: ir.IRBuilder, total: Any, weights: Any, codes:
     return total
 
 
+def _shuffled(builder: ir.IRBuilder, a: Any, b: Any, order: list[int]) -> Any:
+    mask = ir.Constant(ir.VectorType(_INT, len(order)), order)
+    return builder.shuffle_vector(a, b, mask)
+
+
+def _added_up(builder: ir.IRBuilder, sums: list[Any]) -> Any:
+    """Of sixteen vectors of sixteen numbers the sum of each, in one vector."""
+    quarters = [range(4 * k, 4 * k + 4) for k in range(4)]
+    low = [[q[0], q[0] + 16, q[1], q[1] + 16] for q in quarters]
+    pairs = [[q[0], q[1], q[0] + 16, q[1] + 16] for q in quarters]
+    halves = [0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23]
+    even = [0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27]
+    for first, apart in ((sum(low, []), 2), (sum(pairs, []), 2), (halves, 8), (even, 4)):
+        others = [place + apart for place in first]
+        sums = [
+            builder.add(_shuffled(builder, a, b, first), _shuffled(builder, a, b, others))
+            for a, b in zip(sums[::2], sums[1::2], strict=True)
+        ]
+    return sums[0]
+
+
+def _sums_of(
+    context: Any,
+    builder: ir.IRBuilder,
+    W: Any,
+    rows: list[Any],
+    X: Any,
+    starts: list[list[Any]],
+    pieces: Any,
+    ahead: Any,
+) -> list[list[Any]]:
+    """Products of a few rows, from ``rows`` on, with each sample: sixteen sums to be added up."""
+    totals = [
+        [cgutils.alloca_once_value(builder, ir.Constant(_INTS, None)) for _ in starts] for _ in rows
+    ]
+    taken = ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer(), _INT, _INT, _INT])
+    fetch = cgutils.get_or_insert_function(builder.module, taken, "llvm.prefetch.p0")
+    threes = ir.Constant(_INTS, [0x03030303] * (PIECE // 4))
+    with cgutils.for_range(builder, pieces) as loop:
+        at = builder.mul(loop.index, _LONG(PIECE))
+        places = [builder.add(row, at) for row in rows]
+        for place in places:
+            there = builder.gep(W, [builder.add(place, ahead)])
+            builder.call(fetch, [there, _INT(0), _INT(3), _INT(1)])
+        packed = [_read(builder, W, place, _INTS, 1) for place in places]
+        for k in range(4):
+            codes = [_read(builder, X, builder.add(s[k], at), _INTS, PIECE) for s in starts]
+            down = ir.Constant(_INTS, [2 * k] * (PIECE // 4))
+            for part, own in zip(packed, totals, strict=True):
+                part = builder.and_(builder.lshr(part, down), threes)
+                for code, total in zip(codes, own, strict=True):
+                    found = _fours(context, builder, builder.load(total), part, code)
+                    builder.store(found, total)
+    return [[builder.load(total) for total in own] for own in totals]
+
+
 @intrinsic(prefer_literal=True)
 def products(typing_context, weights, row, stride, inputs, sample, segment, samples):
-    """Sums over (w + 1) x of a tile of rows and of so many samples, row by row.
+    """Sums over (w + 1) x of so many samples, each of SUMS / samples rows, sample by sample.
 
     A row of weights is ``stride`` bytes, a sample four segments of codes: for the lowest two bits
     of these bytes, for the next, and so on. What a segment is longer than a row is filled with 0.
@@ -267,43 +326,73 @@ def products(typing_context, weights, row, stride, inputs, sample, segment, samp
     if not isinstance(samples, types.IntegerLiteral):
         return None
     many = samples.literal_value
-    tile = [(r, s) for r in range(TILE) for s in range(many)]
+    kind = Vector(types.int32, SUMS)
 
     def generate(context, builder, signature, args):
         _, row, stride, _, sample, segment, _ = args
         W = _start(context, builder, weights, args[0])
         X = _start(context, builder, inputs, args[3])
-        totals = {at: cgutils.alloca_once_value(builder, ir.Constant(_INTS, None)) for at in tile}
-        rows = [builder.add(row, builder.mul(stride, _LONG(r))) for r in range(TILE)]
+        rows = [builder.add(row, builder.mul(stride, _LONG(r))) for r in range(SUMS // many)]
         starts = [
             [builder.add(sample, builder.mul(segment, _LONG(4 * s + k))) for k in range(4)]
             for s in range(many)
         ]
-        kind = ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer(), _INT, _INT, _INT])
-        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        threes = ir.Constant(_INTS, [0x03030303] * (PIECE // 4))
-        with cgutils.for_range(builder, builder.udiv(segment, _LONG(PIECE))) as loop:
-            at = builder.mul(loop.index, _LONG(PIECE))
-            packed = [_read(builder, W, builder.add(place, at), _INTS, 1) for place in rows]
-            for place in rows:
-                ahead = builder.add(builder.add(place, at), _LONG(AHEAD))
-                builder.call(fetch, [builder.gep(W, [ahead]), _INT(0), _INT(3), _INT(1)])
-            for k in range(4):
-                down = ir.Constant(_INTS, [2 * k] * (PIECE // 4))
-                parts = [builder.and_(builder.lshr(part, down), threes) for part in packed]
-                codes = [_read(builder, X, builder.add(s[k], at), _INTS, PIECE) for s in starts]
-                for r, s in tile:
-                    total = builder.load(totals[r, s])
-                    builder.store(_fours(context, builder, total, parts[r], codes[s]), totals[r, s])
-        kind = ir.FunctionType(_INT, [_INTS])
-        name = f"llvm.vector.reduce.add.v{PIECE // 4}i32"
-        add = cgutils.get_or_insert_function(builder.module, kind, name)
-        sums = [builder.call(add, [builder.load(totals[at])]) for at in tile]
-        return context.make_tuple(builder, signature.return_type, sums)
+        told = X, starts, builder.udiv(segment, _LONG(PIECE)), builder.mul(stride, _LONG(FEW))
+        by_row = [
+            found
+            for first in range(0, len(rows), FEW)
+            for found in _sums_of(context, builder, W, rows[first : first + FEW], *told)
+        ]
+        return _added_up(builder, [found[s] for s in range(many) for found in by_row])
 
     places = types.uintp, types.uintp
-    taken = (weights, *places, inputs, *places, samples)
-    return types.UniTuple(types.int32, TILE * many)(*taken), generate
+    return kind(weights, *places, inputs, *places, samples), generate
+
+
+@intrinsic(prefer_literal=True)
+def spread(typing_context, numbers, place, samples, by_row):
+    """For each of SUMS sums the number of its sample, or its row, from a place in an array on."""
+    known = isinstance(samples, types.IntegerLiteral), isinstance(by_row, types.BooleanLiteral)
+    if not all(known):
+        return None
+    many = samples.literal_value
+    rows = SUMS // many
+    order = [r if by_row.literal_value else s for s in range(many) for r in range(rows)]
+
+    def generate(context, builder, signature, args):
+        start = _start(context, builder, numbers, args[0])
+        own = ir.VectorType(context.get_data_type(numbers.dtype), max(order) + 1)
+        found = _read(builder, start, args[1], own, numbers.dtype.bitwidth // 8)
+        found = _shuffled(builder, found, found, order)
+        return found if found.type == _INTS else builder.sext(found, _INTS)
+
+    return Vector(types.int32, SUMS)(numbers, types.uintp, samples, by_row), generate
+
+
+@intrinsic
+def less(typing_context, total, other):
+    """The difference of two vectors of whole numbers."""
+    return total(total, other), lambda context, builder, _, args: builder.sub(*args)
+
+
+@intrinsic(prefer_literal=True)
+def write_each(typing_context, array, place, stride, vector, samples):
+    """Put a vector's numbers into an array, those of a sample side by side, ``stride`` apart."""
+    if not isinstance(samples, types.IntegerLiteral):
+        return None
+    many = samples.literal_value
+    rows = vector.width // many
+
+    def generate(context, builder, signature, args):
+        start = _start(context, builder, array, args[0])
+        for s in range(many):
+            part = _shuffled(builder, args[3], args[3], list(range(s * rows, (s + 1) * rows)))
+            at = builder.add(args[1], builder.mul(args[2], _LONG(s)))
+            stored = builder.store(part, _vector_at(builder, start, at, part.type))
+            stored.align = array.dtype.bitwidth // 8
+        return context.get_dummy_value()
+
+    return types.void(array, types.uintp, types.uintp, vector, samples), generate
 
 
 @njit
@@ -345,9 +434,10 @@ def _signed_sums(ends, columns, inputs, first, total):
 def _add_row(i, ends, columns, inputs, first, bounds, steps, out, place):
     total = _signed_sums(ends, columns, inputs, first, zeros(bounds))
     value, many = same(steps[0], total), uintp(len(steps) - 1)
-    own = uintp(0) if len(bounds) == many else i * many
+    apart = uintp(len(bounds) // max(many, uintp(1)))
+    own = i if apart > 1 else uintp(0)
     for t in range(many):
-        value = raised(value, total, bounds[own + t], steps[t + uintp(1)])
+        value = raised(value, total, bounds[own + t * apart], steps[t + uintp(1)])
     write(out, place, value)
 
 
@@ -356,8 +446,8 @@ def add_up(weights, like, inputs, bounds, steps, out):
 
     ``weights`` as a TernaryMatrix has them; ``inputs`` (blocks, columns, lanes) and ``out``
     (blocks, rows, lanes), whose blocks may hold several of the inputs' side by side; ``bounds``
-    (rows · t,), or (t,) if all rows have the same; ``steps`` (t + 1,) from the first value to the
-    next and on; ``like`` of a type that counts columns.
+    (t · rows,), with rows up to a full tile, or (t,) if all have the same; ``steps`` (t + 1,) from
+    the first value to the next and on; ``like`` of a type that counts columns.
     """
     _, rows, lanes = out.shape
     x, y = inputs.reshape(inputs.size), out.reshape(out.size)
@@ -373,34 +463,41 @@ def add_up(weights, like, inputs, bounds, steps, out):
 
 
 @njit
-def _settle(total, i, bounds, table):
-    piece, many = 0, uintp(len(table) - 1)
-    own = uintp(0) if len(bounds) == many else i * many
-    for t in range(many):
-        piece += total > bounds[own + t]
-    return table[piece]
+def _settle(total, first, bounds, steps, many):
+    value, count = same(steps[0], total), uintp(len(steps) - 1)
+    apart = uintp(len(bounds) // max(count, uintp(1)))
+    for t in range(count):
+        step = steps[t + uintp(1)]
+        if apart > 1:
+            own = spread(bounds, t * apart + first, many, True)
+            value = raised(value, total, own, step)
+        else:
+            value = raised(value, total, int32(bounds[t]), step)
+    return value
 
 
-@njit
-def _multiply_tile(tile, weights, inputs, lifts, bounds, table, out):
-    stride, segment, first = uintp(weights.shape[1]), uintp(inputs.shape[2]), TILE * tile
-    w, x = weights.reshape(weights.size), inputs.reshape(inputs.size)
-    (n, rows), s = out.shape, 0
-    while s + TILE <= n:
-        row, sample = uintp(first) * stride, uintp(4 * s) * segment
-        sums = products(w, row, stride, x, sample, segment, TILE)
-        for r in range(min(TILE, rows - first)):
-            for k in range(TILE):
-                total = sums[TILE * r + k] - lifts[s + k]
-                out[s + k, first + r] = _settle(total, uintp(first + r), bounds, table)
-        s += TILE
-    while s < n:
-        row, sample = uintp(first) * stride, uintp(4 * s) * segment
-        sums = products(w, row, stride, x, sample, segment, 1)
-        for r in range(min(TILE, rows - first)):
-            total = sums[r] - lifts[s]
-            out[s, first + r] = _settle(total, uintp(first + r), bounds, table)
-        s += 1
+def _by(many: int) -> Callable:
+    """Of SUMS rows, from a sample on so many at a time, as long as there are; where that ends."""
+
+    @njit
+    def tiles(tile, begin, weights, inputs, lifts, bounds, steps, out):
+        stride, segment = uintp(weights.shape[1]), uintp(inputs.shape[2])
+        w, x, y = weights.reshape(weights.size), inputs.reshape(inputs.size), out.reshape(out.size)
+        apart, rows = uintp(out.shape[1]), SUMS // many
+        end = len(inputs) - (len(inputs) - begin) % many
+        for first in range(SUMS * tile, SUMS * (tile + 1), rows):
+            row = uintp(first) * stride
+            for s in range(begin, end, many):
+                total = products(w, row, stride, x, uintp(4 * s) * segment, segment, many)
+                total = less(total, spread(lifts, uintp(s), many, False))
+                value = _settle(total, uintp(first), bounds, steps, many)
+                write_each(y, uintp(s) * apart + uintp(first), apart, value, many)
+        return end
+
+    return tiles
+
+
+_by_four, _by_two, _one_by_one = map(_by, (4, 2, 1))
 
 
 @njit
@@ -420,28 +517,39 @@ def _segments(codes, stride):
     return found, lifts
 
 
-def multiply(weights, codes, bounds, table, out):
-    """The table's entry at the number of bounds that T x exceeds, (n, rows).
+def multiply(weights, codes, bounds, steps, out):
+    """Steps added up where the products T x exceed their bounds, (n, rows).
 
     ``weights`` (rows, stride) hold w + 1, with rows of anything up to a full tile and a register
-    behind the last one; ``codes`` (n, columns) are x.
+    behind the last one, and so have ``bounds`` and ``out``; ``codes`` (n, columns) are x, the rest
+    as for :func:`add_up`.
     """
     inputs, lifts = _segments(codes, weights.shape[1])
-    for tile in prange(-(-out.shape[1] // TILE)):
-        _multiply_tile(tile, weights, inputs, lifts, bounds, table, out)
+    for tile in prange(out.shape[1] // SUMS):
+        given = weights, inputs, lifts, bounds, steps, out
+        s = _by_four(tile, 0, *given)
+        s = _by_two(tile, s, *given)
+        _one_by_one(tile, s, *given)
 
 
 def score(rows, weights, bias, out):
     """rows · weights + bias, (n, K), for rows (n, d) and weights (K, d)."""
     n, d = rows.shape
     none = bias[0] - bias[0]
-    for tile in prange(-(-n // TILE)):
-        for s in range(TILE * tile, min(n, TILE * (tile + 1))):
+    for tile in prange(-(-n // SUMS)):
+        for s in range(SUMS * tile, min(n, SUMS * (tile + 1))):
             for k in range(len(weights)):
                 total = none
                 for i in range(d):
                     total += rows[s, i] * weights[k, i]
                 out[s, k] = total + bias[k]
+
+
+def spell_rows(pieces, values, out):
+    """values[pieces], both (n, rows)."""
+    for s in prange(len(out)):
+        for i in range(out.shape[1]):
+            out[s, i] = values[pieces[s, i]]
 
 
 def spell_out(pieces, values, out):

@@ -156,7 +156,7 @@ class CompressedNetwork:
     @cached_property
     def _on_bytes(self) -> tuple[IntegerLayer, ...] | None:
         first = self.layers[0].on_bytes(self.scaling, last=len(self.layers) == 1)
-        return first and (first, *self._on_integers[1:])
+        return None if first is None else (first, *self._on_integers[1:])
 
     def features(
         self, X: ArrayLike, device: torch.device | str | None = None

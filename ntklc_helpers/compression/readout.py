@@ -23,7 +23,8 @@ from .._checks import (
     torch_device,
     whole,
 )
-from .engine import score
+from . import kernels
+from .threads import alone, compiled, threads_of_torch
 
 READOUT_DTYPES = ("float32", "float16", "int8")
 _CHUNK = 4096
@@ -33,6 +34,7 @@ RIDGE_GRID = tuple(10.0**k for k in np.arange(-4, 2, 0.5))
 GCV_GRID = tuple(10.0**k for k in np.arange(-4, 4, 0.5))
 # Inverse penalties tried by logistic regression on standardised features.
 LOGISTIC_GRID = (1e-3, 1e-2, 1e-1, 1.0)
+_score = compiled(kernels.score, fastmath={"reassoc", "contract"})
 
 
 @frozen(slots=False)
@@ -157,8 +159,17 @@ class Readout:
         return self.scores_of(_matrix(features, len(self.weights)))
 
     def scores_of(self, rows: NDArray[np.floating]) -> NDArray[np.floating]:
-        """The same for rows that a network made: they are not looked at."""
-        return score(rows, self._by_output, self.bias)
+        """The same for rows that a network made, which are not looked at.
+
+        Each sample's sums are in one order, whatever stands beside it. They are taken on the
+        threads that ran the layers: torch's own would wait beside those for more to do.
+        """
+        weights = self._by_output
+        out = np.empty((len(rows), len(weights)), weights.dtype)
+        with threads_of_torch():
+            rows = np.ascontiguousarray(rows, weights.dtype)
+            _score[alone()](rows, weights, self.bias, out)
+        return out
 
     def predict(self, features: ArrayLike) -> NDArray:
         """(n,) predicted labels; or values, (n,) where there is one output, else (n, K)."""

@@ -10,7 +10,7 @@ from attrs import frozen
 from numpy.typing import ArrayLike, NDArray
 
 from .._checks import array, share, whole
-from .kernels import PIECE, TILE
+from .kernels import PIECE, SUMS
 
 Bytes = NDArray[np.uint8]
 
@@ -96,7 +96,7 @@ class TernaryMatrix:
     def from_signs(cls, dense: NDArray[np.int8]) -> TernaryMatrix:
         """From an int8 matrix that is known to be ternary."""
         rows, columns = dense.shape
-        stride, full = -(-columns // 4), -(-rows // TILE) * TILE
+        stride, full = -(-columns // 4), -(-rows // SUMS) * SUMS
         # A register may be read from where a row begins that is shorter than it.
         room = np.zeros(full * stride + PIECE, np.uint8)
         quarters = room[: full * stride].reshape(full, stride)
