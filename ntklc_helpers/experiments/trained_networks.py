@@ -136,7 +136,10 @@ NETWORKS: Mapping[str, Small] = {
     ),
     "residual, 150 kB": Small(
         plan=(24, 48, "M", "R", 96, "M", 184, "M", "R", "G"),
-        sparsity=0.65, epochs=52, augment=True, label_smoothing=0.1,
+        sparsity=0.65, epochs=76, augment=True, teacher="residual",
+    ),
+    "residual": Small(
+        plan=(32, 64, "M", "R", 128, "M", 256, "M", "R", "G"), bits=None, epochs=30, augment=True
     ),
     "tiny": Small(plan=(8, "M", 16, "G"), epochs=3, batch_size=64, augment=False),
     "tiny, float32": Small(
@@ -188,7 +191,10 @@ class TrainedNetworks(Study):
         def used(field: Any, value: Any) -> bool:
             return bool(value) or field.name not in ("label_smoothing", "teacher", "pruned")
 
-        specified = {name: attrs.asdict(NETWORKS[name], filter=used) for name in self.networks}
+        names = dict.fromkeys(
+            name for own in self.networks for name in (own, NETWORKS[own].teacher) if name
+        )
+        specified = {name: attrs.asdict(NETWORKS[name], filter=used) for name in names}
         return super().plain() | {"specified": json.loads(json.dumps(specified))}
 
     def check(self, images: Images) -> None:
