@@ -73,8 +73,9 @@ def means(table: list[dict[str, str]], *columns: str) -> dict[str, tuple[float, 
 def of_records() -> dict[str, str]:
     """By name, as a sentence shows them."""
     found = {}
-    for name, record in (("mnist", "trained_mnist_conv"), ("cifar10", "trained_cifar10_70kb")):
-        if files := means(rows(record), "bytes", "accuracy"):
+    trained = {"mnist": "mnist_conv", "cifar10": "cifar10_70kb", "cifar10_large": "cifar10_150kb"}
+    for name, record in trained.items():
+        if files := means(rows(f"trained_{record}"), "bytes", "accuracy"):
             size, accuracy = min(files.values())
             found[f"{name}_accuracy"], found[f"{name}_bytes"] = f"{accuracy:.1f}%", f"{size:,.0f}"
     if files := means(rows("conversions"), "bytes", "accuracy"):
