@@ -149,7 +149,7 @@ def test_a_scaling_of_rows_is_that_of_normalize(digits):
     rows = nh.load_digits(split="train").X
     scaling = nh.compression.Scaling.of(rows)
     np.testing.assert_allclose(scaling(rows), nh.normalize(rows), rtol=1e-13, atol=1e-15)
-    with pytest.raises(ValueError, match="rows must not all be the same"):
+    with pytest.raises(ValueError, match="rows must hold two different rows"):
         nh.compression.Scaling.of(np.ones((3, 2)))
 
 

@@ -10,6 +10,7 @@ from attrs import Attribute, field, frozen
 from numpy.typing import ArrayLike, NDArray
 
 from .._checks import SAME, array, samples
+from ..data.images import mean_and_scale
 
 Rows = TypeVar("Rows", NDArray[np.float64], torch.Tensor)
 
@@ -49,9 +50,10 @@ class Scaling:
 
     @classmethod
     def of(cls, rows: ArrayLike) -> Scaling:
-        """To mean zero and mean squared norm one, as :func:`~ntklc_helpers.normalize` of the rows.
+        """To mean zero and mean squared norm one.
 
-        All columns are divided by one number. Raises ValueError if all rows are the same.
+        As :func:`~ntklc_helpers.data.images.normalize` of the rows: all columns are divided by one
+        number. Raises ValueError if all rows are the same.
 
         Returns
         -------
@@ -62,11 +64,7 @@ class Scaling:
         >>> nh.compression.Scaling.of([[0, 1], [0, 3]])(np.array([[5, 2]]))
         array([[5., 0.]])
         """
-        found = samples("rows", rows)
-        centre = found.mean(axis=0)
-        size = np.sqrt(((found - centre) ** 2).sum(axis=1).mean())
-        if not size > 0:
-            raise ValueError("rows must not all be the same: their scale is zero")
+        centre, size = mean_and_scale("rows", samples("rows", rows))
         return cls(centre, np.full(len(centre), size))
 
     @property

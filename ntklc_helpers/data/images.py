@@ -12,6 +12,7 @@ from functools import cache
 import numpy as np
 from attrs import evolve, field, frozen
 from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import norm
 
 from .._checks import SAME, array, class_labels, one_of, samples, whole
 from .files import DATA_VARIABLE, MissingDataError, read_cifar, read_mnist
@@ -219,20 +220,34 @@ def normalize(X: ArrayLike, reference: ArrayLike | None = None) -> NDArray[np.fl
            [ 0.,  1.]])
     """
     X = samples("X", X)
-    given = X if reference is None else samples("reference", reference, X.shape[1])
-    if (given == given[0]).all():
-        name = "X" if reference is None else "reference"
-        raise ValueError(f"{name} must hold two different rows or more: its scale is zero")
-    mean = given.mean(axis=0)
-    centred = given - mean
-    scale = np.sqrt(np.vdot(centred, centred) / len(centred))
+    name = "X" if reference is None else "reference"
+    given = X if reference is None else samples(name, reference, X.shape[1])
+    mean, scale = mean_and_scale(name, given)
     if scale < 1e-150:
-        # The squares are lost; a power of two rounds nothing.
+        # A power of two rounds nothing, and what is too large beside such a scale is refused.
         return normalize(X * 2.0**600, given * 2.0**600)
-    if given is not X:
-        centred = X - mean
+    centred = X - mean
     centred /= scale
     return centred
+
+
+def mean_and_scale(
+    argument: str, rows: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], np.float64]:
+    """r̄ (p,) and s of :func:`normalize`; ValueError, which names ``argument``, if s is zero.
+
+    Examples
+    --------
+    >>> from ntklc_helpers.data.images import mean_and_scale
+    >>> mean, scale = mean_and_scale("X", np.array([[0.0, 1.0], [0.0, 3.0]]))
+    >>> mean, float(scale)
+    (array([0., 2.]), 1.0)
+    """
+    if (rows == rows[0]).all():
+        raise ValueError(f"{argument} must hold two different rows or more: its scale is zero")
+    mean = rows.mean(axis=0)
+    # BLAS's norm, unlike a sum of squares, loses nothing where the squares are too small.
+    return mean, norm((rows - mean).ravel()) / np.sqrt(len(rows))
 
 
 def balanced_rows(labels: ArrayLike, n: int, seed: int = 0) -> NDArray[np.int64]:
