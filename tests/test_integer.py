@@ -20,6 +20,11 @@ def expected(T, inputs, gain, shift, thresholds, values):
     return values[np.searchsorted(thresholds, u.ravel(), side="left")].reshape(u.shape)
 
 
+def reach(largest):
+    """The lowest and the highest code of int8."""
+    return -largest, min(largest, 127)
+
+
 def both_ways(layer, inputs):
     """By the places of the non-zeros, and by the packed weights."""
     n = len(inputs)
@@ -35,7 +40,7 @@ def cases(draw):
     outputs, columns = draw(st.integers(1, 30)), draw(st.integers(1, 600))
     sparsity = draw(st.sampled_from([0.0, 0.5, 0.9, 0.99]))
     T = nh.theory.draw_ternary((outputs, columns), sparsity, seed=draw(st.integers(0, 99)))
-    largest, n = draw(st.sampled_from([1, 15, 16, 128])), draw(st.integers(1, 150))
+    largest, n = draw(st.sampled_from([1, 7, 15, 16, 128])), draw(st.integers(1, 150))
     inputs = rng.integers(-largest, largest + (largest < 128), (n, columns)).astype(np.int8)
     count = draw(st.sampled_from([1, 2, 15, 255, 300]))
     # Powers of two keep gain, shift and thresholds exact, so that ties are real ties.
@@ -53,7 +58,7 @@ def cases(draw):
 def test_sums_of_codes_are_exact(case):
     T, inputs, largest, gain, shift, thresholds, values = case
     layer = IntegerLayer.prepare(
-        TernaryMatrix.from_dense(T), largest, gain, shift, thresholds, values
+        TernaryMatrix.from_dense(T), reach(largest), gain, shift, thresholds, values
     )
     want = expected(T, inputs, gain, shift, thresholds, values)
     for found in (*both_ways(layer, inputs), rows(layer(inputs, len(inputs)), len(inputs))):
@@ -100,7 +105,7 @@ def test_the_narrow_type_is_used_only_where_nothing_can_overflow(largest, dtype)
     for columns, kind in ((2184, dtype), (2185, np.int32)):
         for sign in (1, -1):
             matrix = TernaryMatrix.from_dense(np.full((2, columns), sign))
-            layer = IntegerLayer.prepare(matrix, largest, 1.0, shift, thresholds, values)
+            layer = IntegerLayer.prepare(matrix, reach(largest), 1.0, shift, thresholds, values)
             assert layer.bounds.dtype == kind
             full = np.full((70, columns), -largest).astype(np.int8)
             for found in both_ways(layer, full):
@@ -109,7 +114,9 @@ def test_the_narrow_type_is_used_only_where_nothing_can_overflow(largest, dtype)
 
 def test_thresholds_out_of_reach_are_never_or_always_passed():
     T = TernaryMatrix.from_dense(np.ones((1, 4), np.int8))
-    layer = IntegerLayer.prepare(T, 1, 1e-9, np.zeros(1), np.array([-1e30, 1e30]), np.arange(3.0))
+    layer = IntegerLayer.prepare(
+        T, (-1, 1), 1e-9, np.zeros(1), np.array([-1e30, 1e30]), np.arange(3.0)
+    )
     for found in both_ways(layer, np.ones((9, 4), np.int8)):
         assert (found == 1).all()
 
@@ -121,7 +128,8 @@ from ntklc_helpers.compression.engine import IntegerLayer, LANES, blocks
 from ntklc_helpers.compression.ternary import TernaryMatrix
 given = np.load(sys.argv[1])
 layer = IntegerLayer.prepare(
-    TernaryMatrix.from_dense(given["T"]), 128, 1.0, np.zeros(13), given["thresholds"], given["values"]
+    TernaryMatrix.from_dense(given["T"]), (-128, 127), 1.0, np.zeros(13), given["thresholds"],
+    given["values"],
 )
 added = layer.add_up(blocks(given["inputs"], LANES, layer.codes), LANES)[0].T
 print((added == given["want"]).all(), (layer.multiply(given["inputs"]) == given["want"]).all())
@@ -152,7 +160,7 @@ def test_what_is_faster_changes_nothing_else(monkeypatch, sparsity):
     small = nh.compress(net, X, levels=16, sparsity=sparsity)
     found = []
     for costs in ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0)):
-        monkeypatch.setattr(engine, "_costs", lambda codes, costs=costs: costs)
+        monkeypatch.setattr(engine, "_costs", lambda *_, costs=costs: costs)
         found += [small.features(X[:n]) for n in (100, 20, 8, 1)]
     for features in found:
         assert np.array_equal(features, found[0][: len(features)])

@@ -5,8 +5,8 @@ codes the sums are exact; on floats they are taken in a fixed order. Either way 
 depend on the number of threads or on how samples are put into batches.
 
 Weights are held once, four to a byte. For many samples the non-zeros' places are listed, a few rows
-at a time, and read once for 64 samples; for few, products are taken with all the weights. Which is
-faster depends on the share of zeros and on the processor: it is measured.
+at a time, and read once for 64 samples; for few, bits of codes are counted under all the weights.
+Which is faster depends on the share of zeros and on the processor: it is measured.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ..theory.weights import draw_ternary
 from . import kernels
-from .kernels import FLOAT_LANES, LANES, PIECE
+from .kernels import FLOAT_LANES, LANES, PIECE, PLANES, ROWS
 from .ternary import TernaryMatrix
 from .threads import alone, compiled, threads_of_torch
 
@@ -77,20 +77,23 @@ class IntegerLayer:
     """values[j], where j counts the bounds in column i that are below (T h)_i, T the weights.
 
     Bounds are (t, rows), with rows of anything up to a full tile, or (t, 1) for all rows, of the
-    type that sums are taken in; ``codes`` is that of the inputs. Values (t + 1,) are int8 codes for
-    a next layer on integers, else floats.
+    type that sums are taken in; ``codes`` is that of the inputs, which less the ``lowest`` of them
+    have so many ``rounds`` of bits. Values (t + 1,) are int8 codes for a next layer on integers,
+    else floats.
     """
 
     weights: TernaryMatrix
     columns: NDArray
     values: NDArray
     codes: type
+    lowest: int = 0
+    rounds: int = 0
 
     @classmethod
     def prepare(
         cls,
         weights: TernaryMatrix,
-        largest_code: int | None,
+        reach: tuple[int, int] | None,
         gain: float,
         shift: NDArray[np.float64],
         thresholds: NDArray[np.float64],
@@ -98,23 +101,24 @@ class IntegerLayer:
     ) -> IntegerLayer:
         """The layer whose j counts the thresholds below gain · (T h) + shift.
 
-        ``largest_code`` bounds the size of integer inputs; None says that inputs are floats.
+        Integer inputs are from the lowest to the highest of ``reach``; None: inputs are floats.
         """
-        if (shift == shift[0]).all():
-            shift = shift[:1]
-        else:
-            shift = np.pad(shift, (0, len(weights.quarters) - len(shift)))
+        alike = (shift == shift[0]).all()
+        shift = shift[:1] if alike else np.pad(shift, (0, -len(shift) % ROWS))
         bounds = (thresholds[:, None] - shift) / gain
-        if largest_code is None:
+        if reach is None:
             return cls(weights, bounds, values, np.float64)
+        lowest, highest = reach
         # A whole number exceeds x where it exceeds ⌊x⌋. What is whole but for rounding is a tie,
         # and a tie does not exceed. Nothing exceeds what is no number.
         bounds = np.nan_to_num(np.floor(bounds + _TIE), nan=np.inf)
-        reach, codes = int(weights.row_nonzeros.max()) * largest_code, _code_type(largest_code)
-        narrow = codes is np.int8 and reach <= np.iinfo(np.int16).max
+        largest = max(-lowest, highest)
+        codes, most = _code_type(largest), int(weights.row_nonzeros.max()) * largest
+        narrow = codes is np.int8 and most <= np.iinfo(np.int16).max
         kind = np.iinfo(np.int16 if narrow else np.int32)
         bounds = np.clip(bounds, kind.min, kind.max).astype(kind.dtype)
-        return cls(weights, bounds, values, codes)
+        rounds = -(-(highest - lowest).bit_length() // PLANES)
+        return cls(weights, bounds, values, codes, lowest, rounds)
 
     @cached_property
     def table(self) -> NDArray:
@@ -132,6 +136,14 @@ class IntegerLayer:
     def steps(self) -> NDArray:
         """(t + 1,) the table's first entry, and from each to the next."""
         return np.diff(self.table, prepend=self.table.dtype.type(0))
+
+    @cached_property
+    def lifts(self) -> NDArray[np.int32]:
+        """(rows,) what is counted where T x = 0, with rows up to a full tile."""
+        sums = self.weights.row_sums
+        negative = (self.weights.row_nonzeros - sums) // 2
+        found = (2 ** (PLANES * self.rounds) - 1) * negative - self.lowest * sums
+        return np.pad(found, (0, -len(found) % ROWS)).astype(np.int32)
 
     @cached_property
     def nonzeros(self) -> int:
@@ -158,7 +170,7 @@ class IntegerLayer:
         if self.codes is np.float64:
             lanes = FLOAT_LANES if n <= FLOAT_LANES else LANES
             return self.add_up(blocks(rows(inputs, n), FLOAT_LANES, np.float64), lanes)
-        listing, adding, multiplying = _costs(self.codes)
+        listing, adding, multiplying = _costs(self.codes, self.rounds)
         added = listing * self.weights.size + -(-n // LANES) * adding * self.nonzeros
         if n * multiplying * self.weights.size < added:
             return self.multiply(rows(inputs, n))
@@ -170,15 +182,15 @@ class IntegerLayer:
         count = -(-inputs.shape[0] * inputs.shape[2] // lanes)
         out = _aligned((count, T.shape[0], lanes), steps.dtype)
         like = np.empty(0, np.uint16 if T.shape[1] <= 2**16 else np.uint32)
-        _add_up[alone()](T.quarters, like, inputs, self.columns.ravel(), steps, out)
+        _add_up[alone()](T.words, like, inputs, self.columns.ravel(), steps, out)
         return out
 
     def multiply(self, inputs: NDArray) -> NDArray:
-        """(n, rows) for codes (n, columns), by products with all weights."""
+        """(n, rows) for codes (n, columns), bit by bit, with all weights."""
         T, steps = self.weights, self.steps
-        out = np.empty((len(inputs), len(T.quarters)), steps.dtype)
-        codes = np.ascontiguousarray(inputs)
-        _multiply[alone()](T.quarters, codes, self.columns.ravel(), steps, out)
+        out = np.empty((len(inputs), ROWS * len(T.words)), steps.dtype)
+        codes, told = np.ascontiguousarray(inputs, np.int8), (self.lowest, self.rounds, self.lifts)
+        _multiply[alone()](T.words, codes, *told, self.columns.ravel(), steps, out)
         return out[:, : T.shape[0]]
 
     def spelled(self, pieces: NDArray, n: int) -> NDArray:
@@ -191,15 +203,16 @@ class IntegerLayer:
 
 
 @cache
-def _costs(codes: type) -> tuple[float, float, float]:
+def _costs(codes: type, rounds: int) -> tuple[float, float, float]:
     """Seconds to list a weight, to add a non-zero of 64 samples, to multiply a weight with one.
 
     On one thread, which waits for no other: what is asked for is their ratio.
     """
     matrix = TernaryMatrix.from_signs(draw_ternary((256, 4096), 0.9, seed=0))
-    largest, values = 1 if codes is np.int8 else 127, np.arange(16, dtype=np.int8)
+    least, values = -8 if codes is np.int8 else -16, np.arange(16, dtype=np.int8)
+    reach = least, least + 2 ** (PLANES * rounds) - 1
     shift, thresholds = np.zeros(256), np.linspace(-100, 100, 15)
-    layer = IntegerLayer.prepare(matrix, largest, 1.0, shift, thresholds, values)
+    layer = IntegerLayer.prepare(matrix, reach, 1.0, shift, thresholds, values)
     inputs, threads = np.ones((4 * LANES, 4096), np.int8), get_num_threads()
     many, few = blocks(inputs, LANES, codes), inputs[:LANES]
 

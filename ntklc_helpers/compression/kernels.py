@@ -1,14 +1,14 @@
 """The two loops that a ternary layer runs, on whole vector registers.
 
-Both read the weights four to a byte. :func:`add_up` lists the columns of a few rows' non-zeros,
-and adds for each the codes of as many samples as its inputs hold side by side, for all of them
-before the next few rows. :func:`multiply` multiplies 64 weights at a time with the codes of a few
-samples. Both count how many bounds a sum exceeds. Sums of whole numbers are exact in either; floats
-are added by the first in a fixed order.
+Both read weights as two bits each: whether one is not zero, and whether it is negative.
+:func:`add_up` lists the columns of a few rows' non-zeros, and adds for each the codes of as many
+samples as its inputs hold side by side, for all of them before the next few rows. :func:`multiply`
+takes the codes bit by bit: it counts, for 512 weights at a time, which meet a bit that is set and
+which, if negative, one that is not. Both count how many bounds a sum exceeds. Sums of whole numbers
+are exact in either; floats are added by the first in a fixed order.
 
 They are written for LLVM in vectors longer than a register may be, which it cuts to what the
-processor has. The product of bytes, and a list of the bytes that are marked, ask for an instruction
-by name, where there is one.
+processor has. A list of the bits that are set asks for an instruction by name, where there is one.
 """
 
 from __future__ import annotations
@@ -26,15 +26,13 @@ from numba.extending import intrinsic, register_model
 
 # Codes of as many samples lie side by side; floats of eight, whatever the register.
 LANES, FLOAT_LANES = 64, 8
-# Sums that a product takes at a time, of so many rows and samples: what it reads of the weights
-# serves all of these samples, and of the codes all rows. And bytes that are read at a time.
-SUMS, PIECE = 16, 64
+# Rows of weights that lie side by side, columns in a word of theirs, and bits of a code that are
+# counted at a time. And bits, or bytes, that are listed at a time.
+ROWS, WORD, PLANES, PIECE = 16, 32, 4, 64
 # Rows whose non-zeros are listed at a time, and non-zeros of 64 weights written down at once.
 TOGETHER, SOME = 64, 16
-# Rows whose products are taken side by side: more are more streams than a processor follows.
-FEW = 4
 _BYTE, _INT, _LONG = ir.IntType(8), ir.IntType(32), ir.IntType(64)
-_BYTES, _INTS = ir.VectorType(_BYTE, PIECE), ir.VectorType(_INT, PIECE // 4)
+_BYTES, _INTS = ir.VectorType(_BYTE, PIECE), ir.VectorType(_INT, ROWS)
 _FLAGS = ir.VectorType(ir.IntType(1), PIECE)
 
 
@@ -214,50 +212,22 @@ def _numbers_one_by_one(
 
 
 @intrinsic
-def listed(typing_context, weights, at, turn, valid, first, columns, up, down):
-    """Write down which of 64 bytes have +1, and which −1, in two of their bits; and how many have.
+def listed(typing_context, marked, first, columns, place):
+    """Write down which of 64 bits are set, increasing, counted from ``first``; how many there are.
 
-    The bits are those from ``turn`` on, the bytes those from ``at`` on of which the bit in
-    ``valid`` is set. What is written are their numbers, increasing, counted from ``first``: from
-    ``up`` and from ``down`` on. Behind the last of each 64 more numbers may be changed.
+    The numbers stand in ``columns`` from ``place`` on; behind the last more may be changed, up to
+    the 64th.
     """
 
     def generate(context, builder, signature, args):
-        W, names = (_start(context, builder, kind, args[k]) for k, kind in arrays)
-        ints = _read(builder, W, args[1], _INTS, 1)
-        turn = _everywhere(builder, builder.trunc(args[2], _INT), PIECE // 4)
-        threes = ir.Constant(_INTS, [0x03030303] * (PIECE // 4))
-        codes = builder.bitcast(builder.and_(builder.lshr(ints, turn), threes), _BYTES)
-        first = builder.trunc(args[4], context.get_data_type(columns.dtype))
+        start = builder.gep(_start(context, builder, columns, args[2]), [args[3]])
+        first = builder.trunc(args[1], context.get_data_type(columns.dtype))
         put = _numbers if _knows(context, "avx512vbmi2") else _numbers_one_by_one
-        counts = []
-        for code, start in ((2, args[6]), (0, args[7])):
-            equal = builder.icmp_unsigned("==", codes, ir.Constant(_BYTES, [code] * PIECE))
-            marked = builder.and_(builder.bitcast(equal, _LONG), args[3])
-            start = builder.gep(names, [start])
-            put(context, builder, marked, first, lambda k, start=start: builder.gep(start, [k]))
-            counts.append(builder.ctpop(marked))
-        return context.make_tuple(builder, signature.return_type, counts)
+        put(context, builder, args[0], first, lambda k: builder.gep(start, [k]))
+        return builder.ctpop(args[0])
 
-    number, arrays = types.uintp, ((0, weights), (5, columns))
-    taken = (weights, *[number] * 4, columns, number, number)
-    return types.UniTuple(number, 2)(*taken), generate
-
-
-def _fours(context: Any, builder: ir.IRBuilder, total: Any, weights: Any, codes: Any) -> Any:
-    """Add products of bytes, of which the weights have no sign, to sums of four neighbours each."""
-    if _knows(context, "avx512vnni"):
-        kind = ir.FunctionType(_INTS, [_INTS] * 3)
-        name = "llvm.x86.avx512.vpdpbusd.512"
-        function = cgutils.get_or_insert_function(builder.module, kind, name)
-        return builder.call(function, [total, weights, codes])
-    down = ir.Constant(_INTS, [24] * (PIECE // 4))
-    for k in range(4):
-        up = ir.Constant(_INTS, [24 - 8 * k] * (PIECE // 4))
-        weight = builder.lshr(builder.shl(weights, up), down)
-        code = builder.ashr(builder.shl(codes, up), down)
-        total = builder.add(total, builder.mul(weight, code))
-    return total
+    number = types.uintp
+    return number(number, number, columns, number), generate
 
 
 def _shuffled(builder: ir.IRBuilder, a: Any, b: Any, order: list[int]) -> Any:
@@ -265,108 +235,120 @@ def _shuffled(builder: ir.IRBuilder, a: Any, b: Any, order: list[int]) -> Any:
     return builder.shuffle_vector(a, b, mask)
 
 
-def _added_up(builder: ir.IRBuilder, sums: list[Any]) -> Any:
-    """Of sixteen vectors of sixteen numbers the sum of each, in one vector."""
-    quarters = [range(4 * k, 4 * k + 4) for k in range(4)]
-    low = [[q[0], q[0] + 16, q[1], q[1] + 16] for q in quarters]
-    pairs = [[q[0], q[1], q[0] + 16, q[1] + 16] for q in quarters]
-    halves = [0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23]
-    even = [0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27]
-    for first, apart in ((sum(low, []), 2), (sum(pairs, []), 2), (halves, 8), (even, 4)):
-        others = [place + apart for place in first]
-        sums = [
-            builder.add(_shuffled(builder, a, b, first), _shuffled(builder, a, b, others))
-            for a, b in zip(sums[::2], sums[1::2], strict=True)
-        ]
-    return sums[0]
+def _counted(builder: ir.IRBuilder, weights: tuple[Any, Any], x: Any, totals: list[Any]) -> None:
+    """Add for each row how many non-zeros meet a bit that is set or, if negative, one that is not.
+
+    Of as many bits as there are totals, which lie side by side from ``x`` on.
+    """
+    kind = ir.FunctionType(_INTS, [_INTS])
+    count = cgutils.get_or_insert_function(builder.module, kind, f"llvm.ctpop.v{ROWS}i32")
+    nonzero, negative = weights
+    for b, total in enumerate(totals):
+        bits = _everywhere(builder, builder.load(builder.gep(x, [_LONG(b)])), ROWS)
+        met = builder.call(count, [builder.and_(nonzero, builder.xor(negative, bits))])
+        builder.store(builder.add(builder.load(total), met), total)
 
 
-def _sums_of(
-    context: Any,
-    builder: ir.IRBuilder,
-    W: Any,
-    rows: list[Any],
-    X: Any,
-    starts: list[list[Any]],
-    pieces: Any,
-    ahead: Any,
-) -> list[list[Any]]:
-    """Products of a few rows, from ``rows`` on, with each sample: sixteen sums to be added up."""
-    totals = [
-        [cgutils.alloca_once_value(builder, ir.Constant(_INTS, None)) for _ in starts] for _ in rows
-    ]
-    taken = ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer(), _INT, _INT, _INT])
-    fetch = cgutils.get_or_insert_function(builder.module, taken, "llvm.prefetch.p0")
-    threes = ir.Constant(_INTS, [0x03030303] * (PIECE // 4))
-    with cgutils.for_range(builder, pieces) as loop:
-        at = builder.mul(loop.index, _LONG(PIECE))
-        places = [builder.add(row, at) for row in rows]
-        for place in places:
-            there = builder.gep(W, [builder.add(place, ahead)])
-            builder.call(fetch, [there, _INT(0), _INT(3), _INT(1)])
-        packed = [_read(builder, W, place, _INTS, 1) for place in places]
-        for k in range(4):
-            codes = [_read(builder, X, builder.add(s[k], at), _INTS, PIECE) for s in starts]
-            down = ir.Constant(_INTS, [2 * k] * (PIECE // 4))
-            for part, own in zip(packed, totals, strict=True):
-                part = builder.and_(builder.lshr(part, down), threes)
-                for code, total in zip(codes, own, strict=True):
-                    found = _fours(context, builder, builder.load(total), part, code)
-                    builder.store(found, total)
-    return [[builder.load(total) for total in own] for own in totals]
+def _one_after_another(builder: ir.IRBuilder, parts: list[Any]) -> Any:
+    while len(parts) > 1:
+        order = list(range(2 * parts[0].type.count))
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        parts = [_shuffled(builder, a, b, order) for a, b in pairs]
+    return parts[0]
 
 
 @intrinsic(prefer_literal=True)
-def products(typing_context, weights, row, stride, inputs, sample, segment, samples):
-    """Sums over (w + 1) x of so many samples, each of SUMS / samples rows, sample by sample.
+def products(typing_context, weights, tile, full, half, planes, sample, rounds, samples):
+    """Counts for ROWS rows of a tile and so many samples, sample by sample.
 
-    A row of weights is ``stride`` bytes, a sample four segments of codes: for the lowest two bits
-    of these bytes, for the next, and so on. What a segment is longer than a row is filled with 0.
+    A count is Σ w u, plus for each negative w the largest u there can be: u has ``rounds`` times
+    PLANES bits. The tile's words and the first sample's bits lie from those places on.
     """
     if not isinstance(samples, types.IntegerLiteral):
         return None
     many = samples.literal_value
-    kind = Vector(types.int32, SUMS)
 
     def generate(context, builder, signature, args):
-        _, row, stride, _, sample, segment, _ = args
-        W = _start(context, builder, weights, args[0])
-        X = _start(context, builder, inputs, args[3])
-        rows = [builder.add(row, builder.mul(stride, _LONG(r))) for r in range(SUMS // many)]
-        starts = [
-            [builder.add(sample, builder.mul(segment, _LONG(4 * s + k))) for k in range(4)]
-            for s in range(many)
-        ]
-        told = X, starts, builder.udiv(segment, _LONG(PIECE)), builder.mul(stride, _LONG(FEW))
-        by_row = [
-            found
-            for first in range(0, len(rows), FEW)
-            for found in _sums_of(context, builder, W, rows[first : first + FEW], *told)
-        ]
-        return _added_up(builder, [found[s] for s in range(many) for found in by_row])
+        _, tile, full, half, _, sample, rounds, _ = args
+        W, X = (_start(context, builder, kind, args[k]) for k, kind in ((0, weights), (4, planes)))
+        nothing = ir.Constant(_INTS, None)
+        totals = [cgutils.alloca_once_value(builder, nothing) for _ in range(many)]
+        counts = [[cgutils.alloca_once(builder, _INTS) for _ in range(PLANES)] for _ in totals]
+        length = builder.mul(builder.add(full, half), _LONG(PLANES))
+        behind = builder.add(tile, builder.mul(full, _LONG(2 * ROWS)))
+        with cgutils.for_range(builder, rounds) as turn:
 
-    places = types.uintp, types.uintp
-    return kind(weights, *places, inputs, *places, samples), generate
+            def met(pair: tuple[Any, Any], word: Any) -> None:
+                for s, own in enumerate(counts):
+                    before = builder.add(builder.mul(rounds, _LONG(s)), turn.index)
+                    at = builder.add(sample, builder.mul(before, length))
+                    at = builder.add(at, builder.mul(word, _LONG(PLANES)))
+                    _counted(builder, pair, builder.gep(X, [at]), own)
+
+            for count in sum(counts, []):
+                builder.store(nothing, count)
+            with cgutils.for_range(builder, full) as loop:
+                at = builder.add(tile, builder.mul(loop.index, _LONG(2 * ROWS)))
+                pair = (at, builder.add(at, _LONG(ROWS)))
+                nonzero, negative = (_read(builder, W, place, _INTS, 4) for place in pair)
+                met((nonzero, negative), loop.index)
+            with builder.if_then(builder.icmp_unsigned("!=", half, _LONG(0))):
+                both = _read(builder, W, behind, _INTS, 4)
+                up = ir.Constant(_INTS, [WORD // 2] * ROWS)
+                low = ir.Constant(_INTS, [2 ** (WORD // 2) - 1] * ROWS)
+                met((builder.and_(both, low), builder.lshr(both, up)), full)
+            shift = builder.trunc(builder.mul(turn.index, _LONG(PLANES)), _INT)
+            shift = _everywhere(builder, shift, ROWS)
+            for total, own in zip(totals, counts, strict=True):
+                found = nothing
+                for count in reversed(own):
+                    found = builder.add(builder.add(found, found), builder.load(count))
+                found = builder.add(builder.load(total), builder.shl(found, shift))
+                builder.store(found, total)
+        return _one_after_another(builder, [builder.load(total) for total in totals])
+
+    places = (types.uintp,) * 3
+    taken = weights, *places, planes, types.uintp, types.uintp, samples
+    return Vector(types.int32, many * ROWS)(*taken), generate
+
+
+@intrinsic
+def bits_of(typing_context, codes, place, lowest, turn, planes, at):
+    """Write that turn's PLANES bits of WORD codes less the lowest, a word for each bit."""
+
+    def generate(context, builder, signature, args):
+        X, out = (_start(context, builder, kind, args[k]) for k, kind in ((0, codes), (4, planes)))
+        own = ir.VectorType(_BYTE, WORD)
+        found = _read(builder, X, args[1], own, 1)
+        found = builder.sub(found, _everywhere(builder, builder.trunc(args[2], _BYTE), WORD))
+        turn = builder.trunc(builder.mul(args[3], _LONG(PLANES)), _BYTE)
+        found = builder.lshr(found, _everywhere(builder, turn, WORD))
+        for b in range(PLANES):
+            marked = builder.and_(found, ir.Constant(own, [1 << b] * WORD))
+            marked = builder.icmp_unsigned("!=", marked, ir.Constant(own, None))
+            there = builder.gep(out, [builder.add(args[5], _LONG(b))])
+            builder.store(builder.bitcast(marked, _INT), there)
+        return context.get_dummy_value()
+
+    number = types.uintp
+    return types.void(codes, number, types.intp, number, planes, number), generate
 
 
 @intrinsic(prefer_literal=True)
-def spread(typing_context, numbers, place, samples, by_row):
-    """For each of SUMS sums the number of its sample, or its row, from a place in an array on."""
-    known = isinstance(samples, types.IntegerLiteral), isinstance(by_row, types.BooleanLiteral)
-    if not all(known):
+def of_rows(typing_context, numbers, place, samples):
+    """ROWS numbers from a place in an array on, over again for each sample."""
+    if not isinstance(samples, types.IntegerLiteral):
         return None
-    many = samples.literal_value
-    rows = SUMS // many
-    order = [r if by_row.literal_value else s for s in range(many) for r in range(rows)]
+    order = [*range(ROWS)] * samples.literal_value
 
     def generate(context, builder, signature, args):
         start = _start(context, builder, numbers, args[0])
-        own = ir.VectorType(context.get_data_type(numbers.dtype), max(order) + 1)
+        own = ir.VectorType(context.get_data_type(numbers.dtype), ROWS)
         found = _read(builder, start, args[1], own, numbers.dtype.bitwidth // 8)
-        found = _shuffled(builder, found, found, order)
-        return found if found.type == _INTS else builder.sext(found, _INTS)
+        found = found if own == _INTS else builder.sext(found, _INTS)
+        return _shuffled(builder, found, found, order)
 
-    return Vector(types.int32, SUMS)(numbers, types.uintp, samples, by_row), generate
+    return Vector(types.int32, len(order))(numbers, types.uintp, samples), generate
 
 
 @intrinsic
@@ -396,22 +378,43 @@ def write_each(typing_context, array, place, stride, vector, samples):
 
 
 @njit
+def words_of(columns):
+    """How many words of weights a row has: full ones, and whether one of half as many follows."""
+    left = columns % WORD
+    half = int(0 < left <= WORD // 2)
+    return uintp(columns // WORD + (left > 0) - half), uintp(half)
+
+
+@njit
+def _pair(w, row, word, full, half):
+    """Which of a word's weights are not zero, and which are negative."""
+    at = row + uintp(2 * ROWS) * word
+    if word < full:
+        return uintp(w[at]), uintp(w[at + uintp(ROWS)])
+    if word == full + half:
+        return uintp(0), uintp(0)
+    both = uintp(w[at])
+    return both & uintp(2 ** (WORD // 2) - 1), both >> uintp(WORD // 2)
+
+
+@njit
 def _list(weights, start, end, width, like):
     """Columns of some rows' +1, and of their −1, and where each row's begin and end."""
-    stride, full, room = uintp(weights.shape[1]), ~uintp(0), (end - start) * width + PIECE
+    (full, half), room = words_of(width), (end - start) * width + PIECE
     w = weights.reshape(weights.size)
     columns, ends = np.empty(2 * room, like.dtype), np.empty((end - start + 1, 2), np.uint64)
     up, down = uintp(0), uintp(room)
     ends[0] = up, down
     for i in range(end - start):
-        row = uintp(start + i) * stride
-        for k in range(uintp(0), uintp(4), uintp(1)):
-            for at in range(uintp(0), stride, uintp(PIECE)):
-                valid = full >> (uintp(PIECE) - min(uintp(PIECE), stride - at))
-                given = row + at, uintp(2) * k, valid, k * stride + at, columns, up, down
-                ups, downs = listed(w, *given)
-                up += ups
-                down += downs
+        row = uintp((start + i) // ROWS * weights.shape[1] + (start + i) % ROWS)
+        for word in range(uintp(0), full + half, uintp(2)):
+            nonzero, negative = _pair(w, row, word, full, half)
+            more = _pair(w, row, word + uintp(1), full, half)
+            nonzero |= more[0] << uintp(WORD)
+            negative |= more[1] << uintp(WORD)
+            first = uintp(WORD) * word
+            up += listed(nonzero & ~negative, first, columns, up)
+            down += listed(negative, first, columns, down)
         ends[i + 1] = up, down
     return columns, ends
 
@@ -469,64 +472,67 @@ def _settle(total, first, bounds, steps, many):
     for t in range(count):
         step = steps[t + uintp(1)]
         if apart > 1:
-            own = spread(bounds, t * apart + first, many, True)
-            value = raised(value, total, own, step)
+            value = raised(value, total, of_rows(bounds, t * apart + first, many), step)
         else:
             value = raised(value, total, int32(bounds[t]), step)
     return value
 
 
 def _by(many: int) -> Callable:
-    """Of SUMS rows, from a sample on so many at a time, as long as there are; where that ends."""
+    """Of a tile, from a sample on so many at a time, as long as there are; where that ends."""
 
     @njit
-    def tiles(tile, begin, weights, inputs, lifts, bounds, steps, out):
-        stride, segment = uintp(weights.shape[1]), uintp(inputs.shape[2])
-        w, x, y = weights.reshape(weights.size), inputs.reshape(inputs.size), out.reshape(out.size)
-        apart, rows = uintp(out.shape[1]), SUMS // many
-        end = len(inputs) - (len(inputs) - begin) % many
-        for first in range(SUMS * tile, SUMS * (tile + 1), rows):
-            row = uintp(first) * stride
-            for s in range(begin, end, many):
-                total = products(w, row, stride, x, uintp(4 * s) * segment, segment, many)
-                total = less(total, spread(lifts, uintp(s), many, False))
-                value = _settle(total, uintp(first), bounds, steps, many)
-                write_each(y, uintp(s) * apart + uintp(first), apart, value, many)
+    def rows(tile, begin, weights, words, planes, n, rounds, lifts, bounds, steps, out):
+        w, y, (full, half) = weights.reshape(weights.size), out.reshape(out.size), words
+        apart, own = uintp(out.shape[1]), uintp(len(planes) // n)
+        start, first = uintp(tile) * uintp(weights.shape[1]), uintp(ROWS * tile)
+        end = n - (n - begin) % many
+        for s in range(begin, end, many):
+            place = uintp(s) * own
+            total = products(w, start, full, half, planes, place, rounds, many)
+            total = less(total, of_rows(lifts, first, many))
+            value = _settle(total, first, bounds, steps, many)
+            write_each(y, uintp(s) * apart + first, apart, value, many)
         return end
 
-    return tiles
+    return rows
 
 
 _by_four, _by_two, _one_by_one = map(_by, (4, 2, 1))
 
 
 @njit
-def _segments(codes, stride):
-    """Codes (n, 4, segment) for a row's bytes, filled up to whole pieces; and their sums (n,)."""
+def _planes(codes, lowest, rounds):
+    """Bits of codes (n, columns) less the lowest: of each sample, turn and word PLANES words."""
     n, columns = codes.shape
-    length = -(-stride // PIECE) * PIECE
-    room, lifts = np.zeros(4 * n * length + PIECE, np.int8), np.zeros(n, np.int32)
-    # They begin at a cache line, so that no vector lies on two.
-    start = -room.ctypes.data % PIECE
-    found = room[start : start + 4 * n * length].reshape(n, 4, length)
+    full, left = columns // WORD, columns % WORD
+    found = np.empty(n * rounds * (full + (left > 0)) * PLANES, np.uint32)
+    x, rest, at = codes.reshape(codes.size), np.zeros(WORD, np.int8), uintp(0)
     for s in range(n):
-        for k in range(4):
-            for i in range(min(stride, columns - k * stride)):
-                found[s, k, i] = codes[s, k * stride + i]
-                lifts[s] += codes[s, k * stride + i]
-    return found, lifts
+        first = uintp(s * columns)
+        rest[:left] = codes[s, columns - left :]
+        for turn in range(uintp(0), rounds, uintp(1)):
+            for word in range(uintp(0), uintp(full), uintp(1)):
+                bits_of(x, first + word * uintp(WORD), lowest, turn, found, at)
+                at += uintp(PLANES)
+            if left > 0:
+                bits_of(rest, uintp(0), lowest, turn, found, at)
+                at += uintp(PLANES)
+    return found
 
 
-def multiply(weights, codes, bounds, steps, out):
+def multiply(weights, codes, lowest, rounds, lifts, bounds, steps, out):
     """Steps added up where the products T x exceed their bounds, (n, rows).
 
-    ``weights`` (rows, stride) hold w + 1, with rows of anything up to a full tile and a register
-    behind the last one, and so have ``bounds`` and ``out``; ``codes`` (n, columns) are x, the rest
-    as for :func:`add_up`.
+    ``weights`` as a TernaryMatrix has them, with rows up to a full tile, and so have ``bounds``,
+    ``lifts`` and ``out``; ``codes`` (n, columns) are x, int8, and less the lowest of them have
+    PLANES times ``rounds`` bits; ``lifts`` are what is counted where T x = 0; the rest as for
+    :func:`add_up`.
     """
-    inputs, lifts = _segments(codes, weights.shape[1])
-    for tile in prange(out.shape[1] // SUMS):
-        given = weights, inputs, lifts, bounds, steps, out
+    rounds, n = uintp(rounds), len(codes)
+    planes, words = _planes(codes, lowest, rounds), words_of(codes.shape[1])
+    for tile in prange(len(weights)):
+        given = weights, words, planes, n, rounds, lifts, bounds, steps, out
         s = _by_four(tile, 0, *given)
         s = _by_two(tile, s, *given)
         _one_by_one(tile, s, *given)
@@ -536,8 +542,8 @@ def score(rows, weights, bias, out):
     """rows · weights + bias, (n, K), for rows (n, d) and weights (K, d)."""
     n, d = rows.shape
     none = bias[0] - bias[0]
-    for tile in prange(-(-n // SUMS)):
-        for s in range(SUMS * tile, min(n, SUMS * (tile + 1))):
+    for tile in prange(-(-n // ROWS)):
+        for s in range(ROWS * tile, min(n, ROWS * (tile + 1))):
             for k in range(len(weights)):
                 total = none
                 for i in range(d):

@@ -139,12 +139,12 @@ class TernaryLayer:
     def on_integers(self, before: TernaryLayer | None, last: bool) -> IntegerLayer:
         """To run on the CPU, on the int8 codes of the layer before; on floats where it has none."""
         gain, shift = self._affine(before)
-        largest = None
+        reach = None
         if before is not None and before._int8 is not None:
             middle, codes = before._int8
             shift = shift + gain * middle * self.weights.row_sums
-            largest = int(np.abs(codes.astype(int)).max())
-        return self._prepared(largest, gain, shift, last)
+            reach = int(codes.min()), int(codes.max())
+        return self._prepared(reach, gain, shift, last)
 
     def on_bytes(self, scaling: Scaling | None, last: bool) -> IntegerLayer | None:
         """As a first layer of bytes less 128; None where columns are scaled differently."""
@@ -154,16 +154,16 @@ class TernaryLayer:
         gain, shift = self._affine(None)
         # Of what is not whole, the sums of centred columns are taken once, and not of every sample.
         lift = self.weights.to_dense() @ np.broadcast_to(128 - centre, self.weights.shape[1])
-        return self._prepared(128, gain / scale[0], shift + gain / scale[0] * lift, last)
+        return self._prepared((-128, 127), gain / scale[0], shift + gain / scale[0] * lift, last)
 
     def _prepared(
-        self, largest: int | None, gain: float, shift: NDArray[np.float64], last: bool
+        self, reach: tuple[int, int] | None, gain: float, shift: NDArray[np.float64], last: bool
     ) -> IntegerLayer:
         values: NDArray = np.array(self.activation.levels, np.float32 if last else np.float64)
         if self._int8 is not None and not last:
             values = self._int8[1]
         thresholds = np.array(self.activation.thresholds)
-        return IntegerLayer.prepare(self.weights, largest, gain, shift, thresholds, values)
+        return IntegerLayer.prepare(self.weights, reach, gain, shift, thresholds, values)
 
     def by_torch(
         self, before: TernaryLayer | None, like: torch.Tensor

@@ -10,12 +10,10 @@ from attrs import frozen
 from numpy.typing import ArrayLike, NDArray
 
 from .._checks import array, share, whole
-from .kernels import PIECE, SUMS
+from .kernels import ROWS, WORD, words_of
 
 Bytes = NDArray[np.uint8]
 
-# Four zeros: each is 1, for −1 is 0.
-_ZEROS = np.uint8(0b01010101)
 _MOST_RICE_BITS = 30
 
 
@@ -68,9 +66,10 @@ def packed_bits(sparsity: float) -> float:
 class TernaryMatrix:
     """A ternary matrix, held in two bits an entry, as the loops that multiply with it read it.
 
-    Byte j of a row of ``quarters`` (rows, stride) holds w + 1 of columns j, stride + j,
-    2 stride + j and 3 stride + j, from its lowest bits on; w = 0 beyond the last column. Rows are
-    filled up to a whole tile.
+    A row of ``words`` (tiles, length) holds 16 of the matrix, the last filled up with zeros: for
+    each 32 columns 16 words, a row's each, whose bits, from the lowest on, say which entries are
+    not zero, and 16 that say which are negative. If 16 columns or fewer are left, 16 words say
+    both, the latter in their upper halves.
 
     Examples
     --------
@@ -80,7 +79,7 @@ class TernaryMatrix:
     """
 
     shape: tuple[int, int]
-    quarters: Bytes
+    words: NDArray[np.uint32]
 
     @classmethod
     def from_dense(cls, matrix: ArrayLike) -> TernaryMatrix:
@@ -96,35 +95,49 @@ class TernaryMatrix:
     def from_signs(cls, dense: NDArray[np.int8]) -> TernaryMatrix:
         """From an int8 matrix that is known to be ternary."""
         rows, columns = dense.shape
-        stride, full = -(-columns // 4), -(-rows // SUMS) * SUMS
-        # A register may be read from where a row begins that is shorter than it.
-        room = np.zeros(full * stride + PIECE, np.uint8)
-        quarters = room[: full * stride].reshape(full, stride)
-        quarters[:] = _ZEROS
-        for k in range(4):
-            part = dense[:, k * stride : (k + 1) * stride]
-            quarters[:rows, : part.shape[1]] ^= ((part + 1).astype(np.uint8) ^ 1) << 2 * k
-        return cls((rows, columns), quarters)
+        full, half = map(int, words_of(columns))
+        both = np.zeros((2, -(-rows // ROWS) * ROWS, 4 * (full + half)), np.uint8)
+        for part, marked in zip(both, (dense != 0, dense < 0), strict=True):
+            bits = np.packbits(marked, axis=1, bitorder="little")
+            part[:rows, : bits.shape[1]] = bits
+        # (tile, word, what it says, row)
+        tiled = both.view("<u4").reshape(2, -1, ROWS, full + half).transpose(1, 3, 0, 2)
+        words = tiled[:, :full].reshape(len(tiled), -1)
+        if half:
+            last = tiled[:, full, 0] | tiled[:, full, 1] << WORD // 2
+            words = np.concatenate([words, last], axis=1)
+        return cls((rows, columns), np.ascontiguousarray(words, np.uint32))
+
+    @property
+    def _marked(self) -> NDArray[np.uint32]:
+        """(2, rows, words) which entries are not zero, and which are negative."""
+        full, half = map(int, words_of(self.shape[1]))
+        whole = self.words[:, : 2 * ROWS * full].reshape(len(self.words), full, 2, ROWS)
+        tiled = whole.transpose(2, 0, 3, 1)
+        if half:
+            last = self.words[:, -ROWS:, None]
+            both = np.stack([last & np.uint32(2 ** (WORD // 2) - 1), last >> WORD // 2])
+            tiled = np.concatenate([tiled, both], axis=3)
+        return tiled.reshape(2, -1, full + half)[:, : self.shape[0]]
 
     def to_dense(self) -> NDArray[np.int8]:
         """(rows, columns) int8 array."""
-        shifts = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
-        entries = (self._own[:, None] >> shifts & 3).view(np.int8) - np.int8(1)
-        return np.ascontiguousarray(entries.reshape(self.shape[0], -1)[:, : self.shape[1]])
-
-    @property
-    def _own(self) -> Bytes:
-        return self.quarters[: self.shape[0]]
+        parts = np.ascontiguousarray(self._marked, "<u4").view(np.uint8)
+        nonzero, negative = np.unpackbits(
+            parts, axis=2, count=self.shape[1], bitorder="little"
+        ).view(np.int8)
+        return nonzero - 2 * negative
 
     @property
     def row_nonzeros(self) -> NDArray[np.int64]:
         """(rows,) number of entries that are not zero."""
-        return _count(~self._own & _ZEROS)
+        return _count(self._marked[0])
 
     @property
     def row_sums(self) -> NDArray[np.int64]:
         """(rows,) number of +1 less number of −1."""
-        return 2 * _count(self._own & ~_ZEROS) - self.row_nonzeros
+        nonzeros, negatives = map(_count, self._marked)
+        return nonzeros - 2 * negatives
 
     @property
     def size(self) -> int:
@@ -144,10 +157,10 @@ class TernaryMatrix:
     @property
     def nbytes(self) -> int:
         """Bytes of memory held."""
-        return self.quarters.nbytes + PIECE
+        return self.words.nbytes
 
 
-def _count(bits: Bytes) -> NDArray[np.int64]:
+def _count(bits: NDArray[np.uint32]) -> NDArray[np.int64]:
     """(rows,) bits that are set."""
     return np.bitwise_count(bits).sum(axis=1, dtype=np.int64)
 
