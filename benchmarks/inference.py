@@ -40,7 +40,10 @@ SETTINGS: dict[str, Any] = {
     "batches": [1, 2, 4, 8, 16, 32, 64, 128, 256],
     "rounds": 6,
 }
-FEATURES = ["avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"]
+FEATURES = [
+    "avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_vpopcntdq", "avx512_bf16", "amx_int8",
+    "amx_bf16",
+]  # fmt: skip
 # A product with a sparse matrix of floats takes seconds where half of it is not zero.
 CSR_FROM = 0.9
 

@@ -26,7 +26,7 @@ def reach(largest):
 
 
 def both_ways(layer, inputs):
-    """By the places of the non-zeros, and by the packed weights."""
+    """By the places of the non-zeros, and bit by bit."""
     n = len(inputs)
     added = layer.add_up(blocks(inputs, LANES, layer.codes), LANES)
     for pieces in (added, layer.multiply(inputs)):

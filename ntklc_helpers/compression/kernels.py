@@ -249,6 +249,15 @@ def _counted(builder: ir.IRBuilder, weights: tuple[Any, Any], x: Any, totals: li
         builder.store(builder.add(builder.load(total), met), total)
 
 
+def _weigh(builder: ir.IRBuilder, counts: list[Any], shift: Any, total: Any) -> None:
+    """Add the counts, each of a bit twice as large as the one before; the first is of 2^shift."""
+    found = builder.load(counts[-1])
+    for count in reversed(counts[:-1]):
+        found = builder.add(builder.add(found, found), builder.load(count))
+    found = builder.shl(found, _everywhere(builder, shift, ROWS))
+    builder.store(builder.add(builder.load(total), found), total)
+
+
 def _one_after_another(builder: ir.IRBuilder, parts: list[Any]) -> Any:
     while len(parts) > 1:
         order = list(range(2 * parts[0].type.count))
@@ -298,13 +307,8 @@ def products(typing_context, weights, tile, full, half, planes, sample, rounds, 
                 low = ir.Constant(_INTS, [2 ** (WORD // 2) - 1] * ROWS)
                 met((builder.and_(both, low), builder.lshr(both, up)), full)
             shift = builder.trunc(builder.mul(turn.index, _LONG(PLANES)), _INT)
-            shift = _everywhere(builder, shift, ROWS)
             for total, own in zip(totals, counts, strict=True):
-                found = nothing
-                for count in reversed(own):
-                    found = builder.add(builder.add(found, found), builder.load(count))
-                found = builder.add(builder.load(total), builder.shl(found, shift))
-                builder.store(found, total)
+                _weigh(builder, own, shift, total)
         return _one_after_another(builder, [builder.load(total) for total in totals])
 
     places = (types.uintp,) * 3
