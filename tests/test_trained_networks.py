@@ -234,3 +234,8 @@ def test_twice_the_bytes_are_worth_something_on_photographs():
     assert small.bytes < large.bytes <= 150_000 and large.accuracy > small.accuracy + 2
     assert large.accuracy >= 88
     assert NETWORKS["residual, 150 kB"].teacher in record.settings["specified"]
+
+
+@pytest.mark.xfail(reason="the record was made beside other work, and on one core at first")
+def test_the_record_of_the_larger_network_takes_three_hours_at_most():
+    assert recorded("trained_cifar10_150kb")[1].provenance["seconds"] <= 3 * 3600
