@@ -209,8 +209,8 @@ def _costs(codes: type, rounds: int) -> tuple[float, float, float]:
     On one thread, which waits for no other: what is asked for is their ratio.
     """
     matrix = TernaryMatrix.from_signs(draw_ternary((256, 4096), 0.9, seed=0))
-    least, values = -8 if codes is np.int8 else -16, np.arange(16, dtype=np.int8)
-    reach = least, least + 2 ** (PLANES * rounds) - 1
+    largest = min(_NARROW, 2 ** (PLANES * rounds - 1)) if codes is np.int8 else 128
+    reach, values = (-largest, largest - 1), np.arange(16, dtype=np.int8)
     shift, thresholds = np.zeros(256), np.linspace(-100, 100, 15)
     layer = IntegerLayer.prepare(matrix, reach, 1.0, shift, thresholds, values)
     inputs, threads = np.ones((4 * LANES, 4096), np.int8), get_num_threads()
