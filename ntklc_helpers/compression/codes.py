@@ -14,6 +14,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 from torch import nn
+from torch.nn import functional as F
 
 from ..theory.activations import Quantized
 from .rounding import Bits, code_range
@@ -68,8 +69,7 @@ class Codes(nn.Module):
         size = rows.abs()
         if self.bits == "ternary":
             zeros = round(self.sparsity * size.numel())
-            cut = size.flatten().kthvalue(zeros).values if zeros else size.new_tensor(-1.0)
-            kept = size > cut
+            kept = size > (_smallest(size, zeros) if zeros else -1.0)
             codes = rows.sign() * kept
             scale = (size * kept).sum(1) / kept.sum(1).clamp_min(1)
         else:
@@ -91,6 +91,14 @@ class Codes(nn.Module):
     def extra_repr(self) -> str:
         own = f", sparsity={self.sparsity:g}" if self.bits == "ternary" else ""
         return f"bits={self.bits!r}{own}"
+
+
+def _smallest(values: torch.Tensor, count: int) -> float:
+    """The largest of so many smallest entries."""
+    # On the CPU numpy's selection is vectorised, torch's is not.
+    if values.is_cuda:
+        return values.flatten().kthvalue(count).values.item()
+    return float(np.partition(values.flatten().numpy(), count - 1)[count - 1])
 
 
 class Staircase(nn.Module):
@@ -190,5 +198,5 @@ class _Rounded(torch.autograd.Function):
             value = stairs.activation(own)
             low = (stairs.lowest - 0.5) * stairs.step
             # An end that the activation itself has, as ReLU's, cuts nothing more.
-            ends = value.clamp(low, low + stairs.count * stairs.step)
+            ends = F.hardtanh(value, low, low + stairs.count * stairs.step)
             return torch.autograd.grad(ends, own, gradient)[0], None

@@ -136,10 +136,10 @@ NETWORKS: Mapping[str, Small] = {
     ),
     "residual, 150 kB": Small(
         plan=(24, 48, "M", "R", 96, "M", 184, "M", "R", "G"),
-        sparsity=0.65, epochs=76, augment=True, teacher="residual",
+        sparsity=0.65, epochs=48, augment=True, teacher="residual",
     ),
     "residual": Small(
-        plan=(32, 64, "M", "R", 128, "M", 256, "M", "R", "G"), bits=None, epochs=30, augment=True
+        plan=(32, 64, "M", "R", 128, "M", 256, "M", "R", "G"), bits=None, epochs=24, augment=True
     ),
     "tiny": Small(plan=(8, "M", 16, "G"), epochs=3, batch_size=64, augment=False),
     "tiny, float32": Small(
