@@ -167,6 +167,16 @@ def test_rows_at_one_sparsity_keep_the_dense_networks():
     assert methods.at_sparsity(table, 0.9).sparsity.to_list() == [0.0, 0.9]
 
 
+def test_layers_may_have_widths_of_their_own(task):
+    case = Case("dense", [40, 30, 20], 0.0, seed=3)
+    net = nh.RandomMLP(64, [40, 30, 20], [RELU] * 3, seed=3)
+    fitted = nh.fit_readout(net.features(task.X).numpy(), task.y)
+    row = measure(task, case, device="cpu")
+    assert row["accuracy"] == accuracy(task, lambda X: net.features(X).numpy(), fitted)
+    assert row["bytes"] == 4 * (64 * 40 + 40 * 30 + 30 * 20) + fitted.nbytes
+    assert row["width"] == (40, 30, 20)
+
+
 # --- bad input
 
 
@@ -176,6 +186,8 @@ def test_bad_input_names_the_argument(task):
             Case(method, 20, 0.9, 0)
     with pytest.raises(ValueError, match="width must be a whole number"):
         Case("dense", 2.5, 0.9, 0)
+    with pytest.raises(ValueError, match=r"width must be one, or 3 of them, got \(20, 10\)"):
+        Case("dense", (20, 10), 0.9, 0)
     with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\)"):
         Case("dense", 20, 1.0, 0)
     with pytest.raises(ValueError, match="levels must be a whole number of at least 2, got 1"):

@@ -234,6 +234,14 @@ def test_presets_have_the_published_depths():
         assert len([m for m in longest if m.weight.ndim > 1]) == depth
 
 
+def test_presets_for_two_cores_take_as_many_epochs_as_is_said():
+    once, lenet = PRESETS["pruning_resnet20"]["two-cores"], PRESETS["pruning_lenet"]["paper"]
+    assert once.training.steps == 10 * (50_000 // once.training.batch_size)
+    assert lenet.training.steps == 40 * (60_000 // lenet.training.batch_size)
+    assert (once.rounds, once.strategies, once.replicates) == (1, ("random",), 3)
+    assert 1 - once.fraction == pytest.approx(0.21)
+
+
 def test_digits_stand_in_for_photographs_only_when_asked(tmp_path, monkeypatch):
     monkeypatch.setenv("NTKLC_DATA", str(tmp_path))
     with pytest.raises(MissingDataError, match="CIFAR-10"):

@@ -22,7 +22,7 @@ from ntklc_helpers.theory.feature_kernels import CLASSES, ONE_CLASS
 SMALL = ReadoutComparison(
     network="vgg_tiny", data="digits", n_train=300, widths=(20, 30), levels=(16,), n_seeds=1,
     training=TrainingSettings(steps=18, batch_size=50, augment=True, schedule="one_cycle"),
-    sparsities=(0.5,), sparsity_width=30, n_kernel=60, seed=3,
+    sparsities=(0.5,), sparsity_width=30, n_kernel=60, seed=3, head_widths=(30, 30, 15),
 )  # fmt: skip
 
 
@@ -75,6 +75,11 @@ def test_a_run_measures_every_case_on_the_network_s_features(whole):
     again = methods.measure(task, case, device="cpu")
     assert again["bytes"] == row["bytes"]
     assert again["accuracy"] == pytest.approx(row["accuracy"], abs=200 / len(images.y_test))
+    sized = [case.key | {"width": [30, 30, 15]} for case in SMALL.heads()]
+    assert [{k: row[k] for k in names} for row in record.findings["heads"]] == sized
+    again, row = methods.measure(task, SMALL.heads()[-1], "cpu"), record.findings["heads"][-1]
+    assert (again["bytes"], len(sized)) == (row["bytes"], 7 * SMALL.n_seeds)
+    assert again["accuracy"] == pytest.approx(row["accuracy"], abs=200 / len(images.y_test))
     kernels, chosen = kernels_of(record), balanced_rows(images.y, 60, 3)
     assert len(kernels[CLASSES].exact) == 60 and len(kernels[CLASSES].t) == 10
     assert np.bincount(images.y[chosen]).tolist() == [6] * 10
@@ -105,7 +110,7 @@ def test_an_interrupted_run_goes_on(whole, tmp_path, stop_at):
             SMALL.run(tmp_path / "run", device="cpu")
     again = SMALL.run(tmp_path / "run", device="cpu")
     # 18 steps in epochs of 6: stopped in the ninth, the seventh and eighth are done once more.
-    n = len(SMALL.cases())
+    n = len([*SMALL.cases(), *SMALL.heads()])
     assert (len(epochs), len(measured), len(kernels)) == (9 + 12, n + 2, 2)
     again.write(tmp_path / "again")
     record.write(tmp_path / "whole")
@@ -179,18 +184,27 @@ def test_bad_comparisons_name_the_argument(options, message):
 
 @pytest.mark.parametrize(("preset", "epochs"), [("paper", 60), ("two-cores", 16)])
 def test_runs_of_vgg19_take_as_many_epochs_as_is_said(preset, epochs):
-    run = PRESETS[preset]
+    presets = PRESETS["cifar10_vgg19"]
+    run = presets[preset]
     assert (run.network, run.data) == ("vgg19", "cifar10")
     assert run.training.steps == epochs * (50_000 // run.training.batch_size)
     assert run.sparsity == 0.9 and 16 in run.levels
     settings = json.loads(json.dumps(run.plain())) | {"source": "CIFAR-10"}
-    assert preset_of(settings, PRESETS) == preset
+    assert preset_of(settings, presets) == preset
+
+
+def test_the_residual_extractor_takes_as_many_epochs_as_is_said():
+    run = PRESETS["cifar10_residual"]["paper"]
+    assert run.training.steps == 24 * (50_000 // run.training.batch_size)
+    heads = PRESETS["cifar10_vgg19"]["two-cores"]
+    assert [case.key for case in run.cases()] == [case.key for case in heads.cases()]
 
 
 def test_the_record_of_the_book_is_read():
     record = read_record(Path(__file__).parents[1] / "book/results/cifar10_vgg19")
-    assert preset_of(record.settings, PRESETS) == "two-cores"
-    run = PRESETS["two-cores"]
+    presets = PRESETS["cifar10_vgg19"]
+    assert preset_of(record.settings, presets) == "two-cores"
+    run = presets["two-cores"]
     names = ["method", "width", "sparsity", "seed"]
     # It was made before the published script was a method.
     planned = [case.key for case in run.cases() if case.method.name != "script"]

@@ -218,7 +218,7 @@ def test_the_command_makes_the_record_of_a_chapter(tmp_path, capsys):
     training = made.settings["training"]
     assert made.settings["widths"] == [20] and training["steps"] == 6 and not training["nesterov"]
     assert len(made.table) == 7 + 4
-    assert runs.preset_of(made.settings, readouts.PRESETS) is None
+    assert runs.preset_of(made.settings, readouts.PRESETS["cifar10_vgg19"]) is None
     # Without --replace the record that is there stands, and nothing is begun.
     assert make(tmp_path, *arguments, "--seed", "1") == 1
     told = capsys.readouterr().err
@@ -241,7 +241,7 @@ def test_a_preset_that_one_record_has_is_asked_of_that_one_alone(tmp_path):
 def test_the_command_makes_the_records_of_chapter_14(tmp_path, capsys):
     assert make(tmp_path, "18_random_pruning", *SWEEP, "--strategies", "random", "magnitude") == 0
     assert "magnitude" in capsys.readouterr().out
-    names = {"pruning_resnet20", "pruning_resnet50", "pruning_criteria"}
+    names = {"pruning_lenet", "pruning_resnet20", "pruning_resnet50", "pruning_criteria"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == names
     made = read_record(tmp_path / "res/pruning_resnet50")
     assert made.settings["network"] == "resnet_8"

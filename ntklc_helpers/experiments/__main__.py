@@ -29,7 +29,6 @@ from . import (
 
 RECORDS: command.Records = {
     "allocation": allocations.PRESETS,
-    "cifar10_vgg19": readouts.PRESETS,
     "conversions": conversions.PRESETS,
     "convolutions": convolutions.PRESETS,
     "kernel_machine": kernel_machine.PRESETS,
@@ -39,6 +38,7 @@ RECORDS: command.Records = {
     "published_programs": published_programs.PRESETS,
     **conv_machine.PRESETS,
     **patches.PRESETS,
+    **readouts.PRESETS,
     **pruning_sweep.PRESETS,
     **forecasts.PRESETS,
     **trained_networks.PRESETS,
@@ -56,9 +56,9 @@ CHAPTERS = {
     ],
     "13_training": [*training_curves.PRESETS],
     "14_mnist": ["trained_mnist_conv", "trained_mnist_connected", "trained_mnist_pruned"],
-    "15_cifar10": ["cifar10_vgg19", "trained_cifar10_70kb", "trained_cifar10_150kb"],
+    "15_cifar10": [*readouts.PRESETS, "trained_cifar10_70kb", "trained_cifar10_150kb"],
     "16_convolutions": ["convolutions", *patches.PRESETS, *conv_machine.PRESETS],
-    "18_random_pruning": ["pruning_resnet20", "pruning_resnet50", "pruning_criteria"],
+    "18_random_pruning": [*pruning_sweep.PRESETS, "pruning_criteria"],
     "21_slips": ["published_programs"],
 }
 

@@ -23,7 +23,17 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from .. import plots
-from .._checks import checked, class_labels, labels, one_of, samples, share, torch_device, whole
+from .._checks import (
+    checked,
+    class_labels,
+    each,
+    labels,
+    one_of,
+    samples,
+    share,
+    torch_device,
+    whole,
+)
 from ..compression.convert import compress
 from ..compression.readout import Readout, fit_readout
 from ..compression.ternary import TernaryMatrix, pack_ternary, pruned_bytes
@@ -124,9 +134,20 @@ def _named(method: Method | str) -> Method:
     return method if isinstance(method, Method) else METHODS[one_of("method", method, METHODS)]
 
 
+def _width(argument: str, value: Any) -> int | tuple[int, ...]:
+    """Of all hidden layers, or of each."""
+    if not isinstance(value, tuple | list):
+        return whole(argument, value)
+    if len(value) != DEPTH:
+        raise ValueError(f"{argument} must be one, or {DEPTH} of them, got {value!r}")
+    return each(argument, value, whole)
+
+
 @frozen
 class Case:
     """One network: a method, or the name of one in ``METHODS``, width, sparsity and seed.
+
+    Of all three hidden layers, or a tuple of the widths of each.
 
     Examples
     --------
@@ -135,7 +156,7 @@ class Case:
     """
 
     method: Method = field(converter=_named, eq=attrgetter("name"))
-    width: int = checked(whole)
+    width: int | tuple[int, ...] = checked(_width)
     sparsity: float = checked(share)
     seed: int = checked(whole, attrs.NOTHING, 0)
 
@@ -146,8 +167,8 @@ class Case:
 
     def net(self, X: NDArray, device: torch.device, law: Law) -> RandomMLP:
         """The network with ReLU on rows like X whose weights have that law."""
-        widths, seed = [self.width] * DEPTH, self.seed
-        return RandomMLP(X.shape[1], widths, RELUS, weights=law, seed=seed, device=device)
+        widths = [self.width] * DEPTH if isinstance(self.width, int) else self.width
+        return RandomMLP(X.shape[1], widths, RELUS, weights=law, seed=self.seed, device=device)
 
 
 def _floats(stored: Callable[[NDArray], int], law: Callable[[float], Law]) -> Any:
@@ -232,7 +253,7 @@ def all_methods(levels: Sequence[int] = (), lloyd_max: Sequence[int] = ()) -> di
 
 
 def cases(
-    widths: Sequence[int],
+    widths: Sequence[int | Sequence[int]],
     levels: Sequence[int],
     sparsity: float,
     seeds: Sequence[int],

@@ -205,8 +205,16 @@ _SMOKE = Sweep(
     network="resnet_8", data="digits", n_train=200, width=2, rounds=2, replicates=1,
     training=TrainingSettings(steps=12, batch_size=50),
 )  # fmt: skip
+# Dense, and at once as many weights gone as the published figure's fifth leaves.
+_ONCE = attrs.evolve(
+    _RESNET, strategies=("random",), rounds=1, fraction=0.79,
+    training=attrs.evolve(_CIFAR, steps=970, autocast="bfloat16", channels_last=True),
+)  # fmt: skip
+_LENET = Sweep(rounds=9, fraction=1 / 3, training=TrainingSettings(steps=18_720))
 PRESETS = {
-    "pruning_resnet20": {"paper": _RESNET, "smoke": _SMOKE},
+    "pruning_lenet": {"paper": _LENET, "smoke": attrs.evolve(_SMOKE, network="lenet_300_100")},
+    "pruning_resnet20": {"paper": _RESNET, "two-cores": _ONCE, "smoke": _SMOKE},
     "pruning_resnet50": {"paper": attrs.evolve(_RESNET, network="resnet_50"), "smoke": _SMOKE},
 }
-"""Of each record, the sweeps by name. 2,910 batches of 512 are 30 epochs of CIFAR-10."""
+"""Of each record, the sweeps by name. 2,910 batches of 512 are 30 epochs of CIFAR-10, 970 are ten,
+and 18,720 of 128 are 40 of MNIST."""

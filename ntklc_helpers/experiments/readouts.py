@@ -47,6 +47,10 @@ class ReadoutComparison(Experiment):
         Draws of every random network.
     n_kernel : int
         Training images whose conjugate kernel is compared with its equivalent.
+    head_widths : three ints
+        Of the hidden layers of the published experiment's head, compared beside all others.
+    head_sparsity : float
+        Of that head.
 
     Examples
     --------
@@ -61,6 +65,13 @@ class ReadoutComparison(Experiment):
     sparsity_width: int = checked(whole, 2000)
     n_seeds: int = checked(whole, 3)
     n_kernel: int = checked(whole, 2000)
+    head_widths: Sequence[int] = checked(each, (400, 400, 200), whole)
+    head_sparsity: float = checked(share, 0.95)
+
+    def heads(self) -> tuple[Case, ...]:
+        """All methods at the published head's size."""
+        seeds = range(self.seed, self.seed + self.n_seeds)
+        return cases([self.head_widths], self.levels, self.head_sparsity, seeds)
 
     def cases(self) -> tuple[Case, ...]:
         """All networks that are compared."""
@@ -85,9 +96,9 @@ class ReadoutComparison(Experiment):
         Record
             A row for each case, as :func:`~ntklc_helpers.experiments.methods.measure` has it.
             ``findings["extractor"]``: ``accuracy`` (in percent) and ``loss`` of the trained
-            network on the test images, and its number of ``features``; ``findings["kernels"]`` is
-            for :func:`kernels_of`, ``provenance["stages"]`` the seconds of each stage.
-
+            network on the test images, and its number of ``features``; ``findings["heads"]`` are
+            rows of those of the published size, ``findings["kernels"]`` is for :func:`kernels_of`,
+            ``provenance["stages"]`` the seconds of each stage.
         """
         with begin(self, folder, device) as run:
             made = run.once("features", lambda: _features(self, run))
@@ -96,12 +107,15 @@ class ReadoutComparison(Experiment):
             extractor = {name: made[name] for name in ("accuracy", "loss")}
             extractor["features"] = task.X.shape[1]
             log.info("%s: %s", self.network, extractor)
-            rows = _compared(self, task, run)
+            rows = _compared(self.cases(), "methods", task, run)
+            heads = _compared(self.heads(), "heads", task, run)
             kernels = run.once("kernels", lambda: _kernels(self, task))
             stages = {name: made[name] for name in ("training", "extraction")}
-            stages["methods"] = sum(row.pop("seconds") for row in rows)
+            stages["methods"] = sum(row.pop("seconds") for row in [*rows, *heads])
+            # As the record's file has them.
+            heads = [row | {"width": list(row["width"])} for row in heads]
             stages["kernels"] = kernels.pop("seconds")
-            return run.record(rows, stages, extractor=extractor, kernels=kernels)
+            return run.record(rows, stages, extractor=extractor, heads=heads, kernels=kernels)
 
 
 def _features(comparison: ReadoutComparison, run: Run) -> dict[str, Any]:
@@ -122,10 +136,10 @@ def _features(comparison: ReadoutComparison, run: Run) -> dict[str, Any]:
     return found | {"extraction": time.perf_counter() - trained}
 
 
-def _compared(comparison: ReadoutComparison, task: Task, run: Run) -> list[dict[str, Any]]:
+def _compared(wanted: Sequence[Case], stage: str, task: Task, run: Run) -> list[dict[str, Any]]:
     """A row for each case, in order, with the seconds that it took."""
-    rows = (run.read("methods") or {"rows": []})["rows"]
-    wanted, names = comparison.cases(), ("method", "width", "sparsity", "seed")
+    rows = (run.read(stage) or {"rows": []})["rows"]
+    names = ("method", "width", "sparsity", "seed")
     done = [{name: row[name] for name in names} for row in rows]
     left = [case for case in wanted if case.key not in done]
     log.info("%s networks to compare, %s of them left", len(wanted), len(left))
@@ -133,7 +147,7 @@ def _compared(comparison: ReadoutComparison, task: Task, run: Run) -> list[dict[
     for row in compare(task, left, run.device):
         now = time.perf_counter()
         rows.append(row | {"seconds": now - start})
-        run.write("methods", {"rows": rows})
+        run.write(stage, {"rows": rows})
         start = now
     return rows
 
@@ -181,18 +195,22 @@ _FAST = TrainingSettings(
 )  # fmt: skip
 _SLOW = attrs.evolve(_FAST, steps=3_120, batch_size=256, learning_rate=0.1)
 _VGG19 = ReadoutComparison(network="vgg19", data="cifar10", training=_FAST)
+_TWO_CORES = attrs.evolve(_VGG19, training=_SLOW, widths=(500, 1000, 2000), sparsity_width=1000)
+_RESIDUAL = attrs.evolve(
+    _TWO_CORES, network="residual",
+    training=attrs.evolve(
+        _SLOW, steps=9_360, batch_size=128, warm_up=0.2, label_smoothing=0.0
+    ),
+)  # fmt: skip
+_SMOKE = ReadoutComparison(
+    network="vgg_tiny", data="digits", n_train=600, widths=(30, 60), levels=(2, 16),
+    sparsities=(0.5,), sparsity_width=60, n_seeds=2, n_kernel=100, head_widths=(30, 30, 15),
+    training=TrainingSettings(steps=120, batch_size=50, schedule="one_cycle", nesterov=True),
+)  # fmt: skip
 PRESETS = {
-    "paper": _VGG19,
-    "two-cores": attrs.evolve(
-        _VGG19, training=_SLOW, widths=(500, 1000, 2000), sparsity_width=1000
-    ),
-    "smoke": ReadoutComparison(
-        network="vgg_tiny", data="digits", n_train=600, widths=(30, 60), levels=(2, 16),
-        sparsities=(0.5,), sparsity_width=60, n_seeds=2, n_kernel=100,
-        training=TrainingSettings(
-            steps=120, batch_size=50, schedule="one_cycle", nesterov=True
-        ),
-    ),
-}  # fmt: skip
-"""Comparisons by name. 5,820 batches of 512 are 60 epochs of CIFAR-10, and 3,120 of 256 are 16: an
-hour and a half on two cores that multiply in bfloat16, the readouts aside."""
+    "cifar10_vgg19": {"paper": _VGG19, "two-cores": _TWO_CORES, "smoke": _SMOKE},
+    "cifar10_residual": {"paper": _RESIDUAL, "smoke": _SMOKE},
+}
+"""Of each record, the comparisons by name. 5,820 batches of 512 are 60 epochs of CIFAR-10, 3,120 of
+256 are 16: an hour and a half on two cores that multiply in bfloat16, the readouts aside. 9,360 of
+128 are 24, of a network that takes half an hour for them."""

@@ -29,7 +29,7 @@ from ..compression.rounding import Bits
 from ..compression.train import outputs
 from ..data.images import balanced_rows
 from .convolutions import Fits, rows_of
-from .image_nets import TrainingSettings, drawn, train, vgg
+from .image_nets import PLANS, TrainingSettings, drawn, train, vgg
 from .images import Images
 from .records import Record
 from .runs import Run, Study, begin
@@ -138,9 +138,7 @@ NETWORKS: Mapping[str, Small] = {
         plan=(24, 48, "M", "R", 96, "M", 184, "M", "R", "G"),
         sparsity=0.65, epochs=48, augment=True, teacher="residual",
     ),
-    "residual": Small(
-        plan=(32, 64, "M", "R", 128, "M", 256, "M", "R", "G"), bits=None, epochs=24, augment=True
-    ),
+    "residual": Small(plan=PLANS["residual"], bits=None, epochs=24, augment=True),
     "tiny": Small(plan=(8, "M", 16, "G"), epochs=3, batch_size=64, augment=False),
     "tiny, float32": Small(
         plan=(8, "M", 16, "G"), bits=None, epochs=3, batch_size=64, augment=False
