@@ -171,6 +171,17 @@ def test_gradients_pass_what_rounds_and_nothing_else_changes_them():
     torch.testing.assert_close(found, 2 * Codes("ternary")(weight).detach())
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_ternary_codes_do_not_depend_on_the_precision(dtype):
+    # Entries that all precisions have.
+    weight = (
+        torch.randn(8, 50, generator=torch.Generator().manual_seed(0)).bfloat16().half().float()
+    )
+    codes, _ = Codes("ternary", 0.6).of(weight)
+    assert (codes == 0).sum() >= 0.6 * codes.numel()
+    assert torch.equal(Codes("ternary", 0.6).of(weight.to(dtype))[0].float(), codes)
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_the_gaussian_step_is_where_the_error_is_least(bits):
     low, high = code_range(bits)

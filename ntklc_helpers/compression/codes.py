@@ -95,10 +95,11 @@ class Codes(nn.Module):
 
 def _smallest(values: torch.Tensor, count: int) -> float:
     """The largest of so many smallest entries."""
-    # On the CPU numpy's selection is vectorised, torch's is not.
-    if values.is_cuda:
-        return values.flatten().kthvalue(count).values.item()
-    return float(np.partition(values.flatten().numpy(), count - 1)[count - 1])
+    values = values.flatten()
+    # Of the precisions that numpy knows its selection is vectorised, torch's is not.
+    if values.is_cpu and values.dtype.itemsize >= 4:
+        return float(np.partition(values.numpy(), count - 1)[count - 1])
+    return values.kthvalue(count).values.item()
 
 
 class Staircase(nn.Module):

@@ -32,11 +32,14 @@ def threads_of_torch() -> Iterator[None]:
     # First: to ask numba for its own is enough to set torch's.
     torchs = torch.get_num_threads()
     own = get_num_threads()
-    set_num_threads(min(own, torchs))
+    fewer = own > torchs
+    if fewer:
+        set_num_threads(torchs)
     try:
         yield
     finally:
-        set_num_threads(own)
+        if fewer:
+            set_num_threads(own)
         if torch.get_num_threads() != torchs:
             torch.set_num_threads(torchs)
 
