@@ -192,7 +192,7 @@ def claims():
 def others(value):
     """Other values of the same form."""
     if isinstance(value, dict):
-        draws = [{"other": [0.1]}, {"other": [9.0]}] if not value else []
+        draws = [{"other": [0.1, 0.1]}, {"other": [9.0, 9.0]}] if not value else []
         return draws + [
             dict(zip(value, new, strict=True))
             for new in zip(*map(others, value.values()), strict=False)
