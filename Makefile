@@ -49,7 +49,7 @@ $(INSTALLED): $(if $(UP_TO_DATE),,FORCE)
 	        "install it (on Debian and Ubuntu the package python3-venv)" >&2; exit 1; }; \
 	    rm -f $(BIN)/python*; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing the locked environment into $(VENV); the first time this takes some minutes"
-	@$(BIN)/python -m pip install -qq --progress-bar off --disable-pip-version-check \
+	@$(BIN)/python -m pip install -qq --no-compile --progress-bar off --disable-pip-version-check \
 	    -c constraints.txt -e '.[book,cluster,test]'
 	@cat constraints.txt pyproject.toml > $@
 
@@ -91,8 +91,17 @@ test: $(INSTALLED)
 	[ $$others -eq 0 ] && [ $$status -eq 0 ]
 
 # BOOK=book/_build/html reads another book than the smoke one, which is built if it is not there.
+# What every page must show takes as long as all else that a browser is asked.
+PAGES := tests/test_browser.py
+TOUCHED := $(filter-out $(PAGES),$(shell grep -l pytest.mark.browser tests/test_*.py))
 test-browser: $(INSTALLED)
-	$(BIN)/python -m pytest -m browser
+	@test -n '$(BOOK)' || PYTHONPATH=tests $(BIN)/python -c 'import books; books.smoke_book()'
+	@mkdir -p build
+	@$(BIN)/python -m pytest -m browser $(PAGES) >build/test-pages.log 2>&1 & pages=$$!; \
+	trap 'kill $$pages; exit 130' INT TERM; \
+	$(BIN)/python -m pytest -m browser $(TOUCHED); touched=$$?; \
+	wait $$pages; status=$$?; cat build/test-pages.log; \
+	[ $$touched -eq 0 ] && [ $$status -eq 0 ]
 
 print: $(INSTALLED)
 	@$(BIN)/python book/printed.py
