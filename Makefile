@@ -78,7 +78,7 @@ build: | $(INSTALLED)
 	    $(if $(SIDE_BY_SIDE),-j$(JOBS) -Otarget) \
 	    -f book/build.mk BUILD='$(BUILD)' PROFILE='$(PROFILE)' $(BUILDS) 9<&-
 
-# Tests that build the book run beside all others, which takes little more than half of the time.
+# Tests that build the whole book run beside all others: the two halves take about as long.
 # Each has half of the processors: threads that outnumber them wait for each other.
 BUILDING := tests/test_build.py tests/test_ledger.py
 test: export OMP_NUM_THREADS ?= $(shell echo $$((($(PROCESSORS) + 1) / 2)))

@@ -1,11 +1,14 @@
 """Property-based tests draw the same examples on every CI run, and new ones at a desk."""
 
 import os
+import shutil
 import time
+from pathlib import Path
 
 import books
 import pages
 import pytest
+import small_book
 from hypothesis import settings
 
 settings.register_profile("ci", derandomize=True)
@@ -19,6 +22,20 @@ os.environ.setdefault("SOURCE_DATE_EPOCH", str(int(time.time())))
 @pytest.fixture(scope="session")
 def smoke_book():
     return books.smoke_book()
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """The small book, built once."""
+    folder = tmp_path_factory.mktemp("small") / "with a space"
+    small_book.build(folder)
+    return folder
+
+
+@pytest.fixture
+def small(built, tmp_path):
+    """A copy of the built small book, with its times."""
+    return Path(shutil.copytree(built, tmp_path / "a book", copy_function=shutil.copy2))
 
 
 @pytest.fixture(scope="session")
