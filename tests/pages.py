@@ -40,7 +40,7 @@ class Reader:
         self.page = self.context.new_page()
         self.page.on("console", self.note_message)
         self.page.on("pageerror", lambda error: self.troubles.append(f"page error: {error}"))
-        self.page.on("requestfailed", lambda request: self.troubles.append(f"lost: {request.url}"))
+        self.page.on("requestfailed", self.note_failure)
         self.page.on("response", self.note_response)
 
     def only_local(self, route):
@@ -53,6 +53,11 @@ class Reader:
     def note_message(self, message):
         if message.type in ("error", "warning"):
             self.troubles.append(f"console: {message.text}")
+
+    def note_failure(self, request):
+        # What is aborted was given up by the browser: the reader had already left for another page.
+        if request.failure != "net::ERR_ABORTED":
+            self.troubles.append(f"lost: {request.url}")
 
     def note_response(self, response):
         if response.status >= 400:
